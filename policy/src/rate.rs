@@ -1,0 +1,3 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! How much of something one may do per second.
