@@ -1,3 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! tunnel.
+//! Node proxy of the mesh, and the parts that gateways share with it.
+
+pub mod sys;
