@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# All tests, cheap ones first; one progress line a stage, counts at the end.
+# Names of stages as arguments run only those: ./tests/run.sh fmt clippy
+set -uo pipefail
+cd "$(dirname "$0")/.."
+. tests/setup.sh
+need_basics || exit 1
+
+passed=0 failed=0 skipped=0
+logs="$(mktemp -d)"
+trap 'rm -rf "$logs"' EXIT
+only=("$@")
+
+# stage NAME COMMAND... — runs it, counts what a test runner in it counted, else itself.
+stage() {
+  local name="$1" log begun status=ok ok bad skip
+  shift
+  if [ ${#only[@]} -gt 0 ] && [[ ! " ${only[*]} " =~ " $name " ]]; then return 0; fi
+  log="$logs/$name.log"
+  begun=$SECONDS
+  "$@" >"$log" 2>&1 || status=failed
+  read -r ok bad skip < <(awk '/^test result: / {
+      for (i = 1; i <= NF; i++) {
+        if ($i ~ /^passed/) ok += $(i-1); if ($i ~ /^failed/) bad += $(i-1)
+        if ($i ~ /^ignored/) skip += $(i-1)
+      } } END { print ok + 0, bad + 0, skip + 0 }' "$log")
+  if [ $((ok + bad)) -eq 0 ]; then
+    if [ "$status" = ok ]; then ok=1; else bad=1; fi
+  elif [ "$status" = failed ] && [ "$bad" -eq 0 ]; then
+    bad=1
+  fi
+  passed=$((passed + ok)) failed=$((failed + bad)) skipped=$((skipped + skip))
+  printf '%-12s %-6s %4d passed %3d failed  %4d s\n' "$name" "$status" "$ok" "$bad" $((SECONDS - begun))
+  if [ "$status" = failed ]; then
+    grep -nE '^(error|warning)|panicked|FAILED|failures:|^test .* FAILED' "$log" | head -n 60
+    tail -n 60 "$log"
+  fi
+}
+
+each_crate_alone() {
+  local crate
+  for crate in policy routing tunnel gateway controller; do
+    echo "waymark-$crate" && cargo check --quiet --locked -p "waymark-$crate" || return 1
+  done
+  cargo check --quiet --locked -p waymark-routing --no-default-features &&
+    cargo check --quiet --locked -p waymark-tunnel --no-default-features
+}
+
+deny() {
+  local bin="$cache/tools/bin/cargo-deny"
+  if [ ! -x "$bin" ]; then
+    CARGO_TARGET_DIR="$cache/tools/target" cargo install --quiet --locked cargo-deny \
+      --version 0.20.2 --root "$cache/tools" || return 1
+    rm -rf "$cache/tools/target"
+  fi
+  "$bin" --all-features check --config .deny.toml licenses bans sources || return 1
+  # The advisory database is a git repository that not every machine reaches.
+  if timeout 60 "$bin" fetch db >/dev/null 2>&1; then
+    "$bin" --all-features check --config .deny.toml advisories
+  else
+    echo "advisories: their database cannot be reached from here, not checked"
+  fi
+}
+
+stage fmt cargo fmt --all --check
+stage clippy cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
+stage alone each_crate_alone
+stage build cargo build --locked --workspace --bins
+stage unit cargo test --locked --no-fail-fast -p waymark-policy -p waymark-routing -p waymark-tunnel \
+  -p waymark-gateway -p waymark-controller -p waymark-examples
+stage whole cargo test --locked --no-fail-fast -p waymark-tests
+stage doc env RUSTDOCFLAGS="-D rustdoc::broken_intra_doc_links" cargo doc --quiet --locked --workspace --no-deps
+stage deny deny
+
+echo
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" -eq 0 ]
