@@ -1,3 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! routing.
+//! What is where, and which way to go.
+//!
+//! Pure and deterministic: no IO, no clock, no lock; the caller gives time and
+//! randomness. A [`snapshot::Snapshot`] holds all that a proxy knows,
+//! [`discovery`] answers what is at an address. [`wire`] turns the
+//! messages of the control plane into these types and back.
+
+pub mod authorizations;
+pub mod discovery;
+pub mod snapshot;
+#[cfg(feature = "wire")]
+pub mod wire;

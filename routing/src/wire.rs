@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Protobuf to domain and back.
+//!
+//! Owns the generated messages and the conversions, one resource family per
+//! file. A resource is taken whole or refused whole, with the exact reason.
+
+pub mod messages;
