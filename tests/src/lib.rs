@@ -1,3 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! tests.
+//! Harness for tests of the whole: load, peers, topologies.
+//!
+//! Owns: generators that count every request they send, servers that answer them, and
+//! what builds the places in which both run. Used by the tests and benchmarks of this
+//! package alone; nothing that ships depends on it.
+
+pub mod load;
