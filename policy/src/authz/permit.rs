@@ -24,6 +24,10 @@ pub struct Permit {
 }
 
 impl Permit {
+    pub(super) fn new(by: Option<Decision>) -> Self {
+        Self { by }
+    }
+
     /// The ALLOW rule that matched; none if no ALLOW policy is in force.
     pub fn by(&self) -> Option<&Decision> {
         self.by.as_ref()
@@ -31,6 +35,9 @@ impl Permit {
 }
 
 /// Why a session or request is refused.
+///
+/// [`Denied::Missing`] alone may turn into a permit without a change of policy,
+/// so a new session may wait for it; the others are final.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Denied {
     /// A rule of a DENY policy matched.
@@ -50,4 +57,16 @@ pub enum Denied {
     /// A policy in force has not arrived yet.
     #[error("policy {0} has not arrived yet")]
     Missing(PolicyName),
+}
+
+impl Denied {
+    /// The policy that refused.
+    pub fn policy(&self) -> &PolicyName {
+        match self {
+            Self::Rule(Decision { policy, .. })
+            | Self::NotAllowed(policy)
+            | Self::Unsupported { policy, .. }
+            | Self::Missing(policy) => policy,
+        }
+    }
 }
