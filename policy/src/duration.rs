@@ -109,7 +109,8 @@ mod tests {
         ];
         for (text, want) in cases {
             let read = parse_duration(text);
-            assert_eq!(read.clone().map(|d| d.as_millis()).ok(), want, "{text:?}: {read:?}");
+            let millis = read.as_ref().map_or(None, |d| Some(d.as_millis()));
+            assert_eq!(millis, want, "{text:?}: {read:?}");
         }
     }
 
