@@ -9,6 +9,12 @@
 
 pub mod authorizations;
 pub mod discovery;
+pub mod edit;
+pub mod filter;
+pub mod listener;
+pub mod matching;
+pub mod route;
 pub mod snapshot;
+pub mod split;
 #[cfg(feature = "wire")]
 pub mod wire;
