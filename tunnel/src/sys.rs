@@ -7,8 +7,8 @@
 //! Unix sockets. Leaves what they are used for to its callers.
 //!
 //! Keeps: a thread that entered a namespace leaves it again before anything
-//! else runs on it, or the process ends. Should unsafe code ever be needed it
-//! lives here; today the `rustix` and `socket2` wrappers cover everything.
+//! else runs on it, or the process ends. The only unsafe code of the crate lives
+//! here; nearly everything is covered by the `rustix` and `socket2` wrappers.
 
 use std::cell::RefCell;
 use std::io;
@@ -20,6 +20,7 @@ use std::time::Duration;
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::io::unix::AsyncFd;
 
 pub mod packet;
 
@@ -107,6 +108,18 @@ impl AsFd for NetworkNamespace {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Lets the runtime watch a descriptor for readiness.
+///
+/// # Errors
+///
+/// When the descriptor cannot be watched. Must be called inside a tokio runtime.
+#[expect(unsafe_code, reason = "tokio asks for a promise about the descriptor")]
+pub(crate) fn watched(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is valid and open, always returns the same descriptor,
+    // and is owned by the `AsyncFd` for as long as that lives.
+    unsafe { AsyncFd::register(fd) }.map_err(io::Error::from)
 }
 
 /// How a socket of the mesh differs from a plain one.

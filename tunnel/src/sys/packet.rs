@@ -62,7 +62,7 @@ impl PacketSocket {
     }
 
     fn new(fd: OwnedFd, max_packet: usize) -> io::Result<Self> {
-        Ok(Self { fd: AsyncFd::register(fd)?, max_packet })
+        Ok(Self { fd: super::watched(fd)?, max_packet })
     }
 
     /// Sends one packet, with a descriptor if one is given.
@@ -116,7 +116,7 @@ impl PacketListener {
         let fd = new_socket()?;
         rustix::net::bind(&fd, &SocketAddrUnix::new(path)?)?;
         rustix::net::listen(&fd, 16)?;
-        Ok(Self { fd: AsyncFd::register(fd)? })
+        Ok(Self { fd: super::watched(fd)? })
     }
 
     /// Takes the next connection. `max_packet` bounds its received packets.
