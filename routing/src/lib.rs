@@ -8,9 +8,11 @@
 //! messages of the control plane into these types and back.
 
 pub mod authorizations;
+pub mod balance;
 pub mod discovery;
 pub mod edit;
 pub mod filter;
+pub mod l4;
 pub mod listener;
 pub mod matching;
 pub mod route;

@@ -134,9 +134,9 @@ pub struct LoadBalancing {
 pub enum LocalityScope {
     /// Region.
     Region,
-    /// Region and zone.
+    /// Zone.
     Zone,
-    /// Region, zone and subzone.
+    /// Subzone.
     Subzone,
     /// Node.
     Node,
