@@ -7,3 +7,4 @@
 //! package alone; nothing that ships depends on it.
 
 pub mod load;
+pub mod netns;

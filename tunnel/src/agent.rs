@@ -3,3 +3,4 @@
 //! Which pods of this node are in the mesh, and the proof of it.
 
 pub mod capture;
+pub mod host;

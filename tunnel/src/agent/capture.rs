@@ -144,7 +144,8 @@ pub async fn in_force(namespace: &NetworkNamespace) -> Result<Value, CaptureErro
         parts.push(json(namespace, "ip", &rule).await?);
         let route = ["-j", flag, "route", "show", "table", ROUTE_TABLE];
         // A table that was never used is an error to `ip`, and empty to us.
-        parts.push(json(namespace, "ip", &route).await.unwrap_or_default());
+        parts
+            .push(json(namespace, "ip", &route).await.unwrap_or_else(|_| Value::Array(Vec::new())));
     }
     Ok(Value::Array(parts))
 }
@@ -188,7 +189,7 @@ async fn json(
     let output = run(namespace, program, arguments, None).await?;
     succeeded(program, &output)?;
     if output.stdout.trim_ascii().is_empty() {
-        return Ok(Value::Null);
+        return Ok(Value::Array(Vec::new()));
     }
     serde_json::from_slice(&output.stdout).map_err(|_| CaptureError::Unreadable(program))
 }
