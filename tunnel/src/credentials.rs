@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Certificates of the identities that this process acts for.
+//!
+//! Owns: one certificate per identity in use, its renewal at half of its life,
+//! and the TLS configurations made from it. Leaves signing to an
+//! [`Authority`] and the check of peers to [`verify`].
+//!
+//! Keeps: an identity nobody holds is not renewed; while renewal fails the old
+//! certificate serves until it expires, and then nothing does; a renewal cuts
+//! no connection. Private keys are made here and never leave the process.
+//!
+//! Start at [`Credentials::hold`].
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, SystemTime};
+
+use futures_util::future::BoxFuture;
+use policy::identity::Identity;
+use rand::Rng;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, watch};
+
+pub use credential::{Credential, CredentialError};
+use tls::Material;
+
+mod credential;
+mod tls;
+pub mod verify;
+
+/// Who signs certificates.
+pub trait Authority: Send + Sync + 'static {
+    /// Has the certificate request `csr` (PEM) signed for `identity`.
+    ///
+    /// Gives PEM certificates: the leaf, intermediates, and all roots in the last element.
+    fn sign<'a>(
+        &'a self,
+        identity: &'a Identity,
+        csr: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<String>, AuthorityError>>;
+}
+
+/// Why a certificate was not signed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct AuthorityError(pub Arc<str>);
+
+/// First wait after a failed request; doubles until [`RETRY_MAX`].
+const RETRY_MIN: Duration = Duration::from_millis(500);
+
+/// Longest wait between requests.
+const RETRY_MAX: Duration = Duration::from_secs(150);
+
+/// Requests under way at once; a node that starts must not storm the authority.
+const PARALLEL_REQUESTS: usize = 8;
+
+/// All certificates of this process; cloning is cheap.
+#[derive(Clone)]
+pub struct Credentials {
+    inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials").finish_non_exhaustive()
+    }
+}
+
+struct Inner {
+    authority: Arc<dyn Authority>,
+    runtime: Handle,
+    requests: Semaphore,
+    slots: Mutex<HashMap<Identity, Weak<Slot>>>,
+}
+
+/// State of one identity's certificate.
+#[derive(Clone, Debug, Default)]
+pub enum State {
+    /// Asked for, not here yet.
+    #[default]
+    Initializing,
+    /// Here; it may have expired since.
+    Available(Arc<Credential>),
+    /// Not signed, and no older one is valid.
+    Unavailable(CredentialError),
+}
+
+#[derive(Debug)]
+struct Slot {
+    identity: Identity,
+    state: watch::Sender<State>,
+}
+
+/// One holder's share in an identity's certificate; the last one to be dropped
+/// ends its renewal.
+#[derive(Clone, Debug)]
+pub struct Held(Arc<Slot>);
+
+impl Credentials {
+    /// No certificates yet; requests to `authority` run on `runtime`.
+    #[must_use]
+    pub fn new(authority: Arc<dyn Authority>, runtime: Handle) -> Self {
+        let requests = Semaphore::new(PARALLEL_REQUESTS);
+        let slots = Mutex::default();
+        Self { inner: Arc::new(Inner { authority, runtime, requests, slots }) }
+    }
+
+    /// Holds the certificate of `identity`; the first holder starts fetching it.
+    #[must_use]
+    pub fn hold(&self, identity: &Identity) -> Held {
+        let mut slots = self.inner.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = slots.get(identity).and_then(Weak::upgrade) {
+            return Held(slot);
+        }
+        slots.retain(|_, slot| slot.strong_count() > 0);
+        let slot = Arc::new(Slot { identity: identity.clone(), state: watch::Sender::default() });
+        slots.insert(identity.clone(), Arc::downgrade(&slot));
+        let renewal = renew(Arc::clone(&self.inner), Arc::downgrade(&slot));
+        self.inner.runtime.spawn(renewal);
+        Held(slot)
+    }
+
+    /// The state of every identity in use, in the order of identity.
+    #[must_use]
+    pub fn states(&self) -> Vec<(Identity, State)> {
+        let slots = self.inner.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let live = slots.values().filter_map(Weak::upgrade);
+        let mut states: Vec<_> =
+            live.map(|slot| (slot.identity.clone(), slot.state.borrow().clone())).collect();
+        states.sort_by(|a, b| a.0.cmp(&b.0));
+        states
+    }
+}
+
+impl Held {
+    /// Whose certificate it is.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.0.identity
+    }
+
+    /// The certificate, if it is here and has not expired.
+    #[must_use]
+    pub fn current(&self) -> Option<Arc<Credential>> {
+        match &*self.0.state.borrow() {
+            State::Available(credential) if credential.is_valid_at(SystemTime::now()) => {
+                Some(Arc::clone(credential))
+            }
+            State::Available(_) | State::Initializing | State::Unavailable(_) => None,
+        }
+    }
+
+    /// Waits for a valid certificate, at most `patience`. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// The last failure of the authority, or that it has not answered.
+    pub async fn wait(&self, patience: Duration) -> Result<Arc<Credential>, CredentialError> {
+        if let Some(credential) = self.current() {
+            return Ok(credential);
+        }
+        let mut states = self.0.state.subscribe();
+        let valid = states.wait_for(|state| {
+            matches!(state, State::Available(found) if found.is_valid_at(SystemTime::now()))
+        });
+        drop(tokio::time::timeout(patience, valid).await);
+        match &*self.0.state.borrow() {
+            State::Available(found) if found.is_valid_at(SystemTime::now()) => {
+                Ok(Arc::clone(found))
+            }
+            State::Available(_) => Err(CredentialError::Expired),
+            State::Initializing => Err(CredentialError::NotYet),
+            State::Unavailable(error) => Err(error.clone()),
+        }
+    }
+
+    /// Changes of the certificate, from now on.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<State> {
+        self.0.state.subscribe()
+    }
+}
+
+/// Fetches and renews one certificate until nobody holds it.
+async fn renew(inner: Arc<Inner>, slot: Weak<Slot>) {
+    let mut wait = RETRY_MIN;
+    loop {
+        let Some(identity) = slot.upgrade().map(|slot| slot.identity.clone()) else { return };
+        let result = {
+            let _turn = inner.requests.acquire().await;
+            fetch(&*inner.authority, &identity).await
+        };
+        let Some(held) = slot.upgrade() else { return };
+        let pause = match result {
+            Ok(credential) => {
+                wait = RETRY_MIN;
+                let pause = credential.until_half_life(SystemTime::now());
+                held.state.send_replace(State::Available(Arc::new(credential)));
+                pause.max(RETRY_MIN)
+            }
+            Err(error) => {
+                tracing::warn!(%identity, error = %Chain(&error), "certificate was not signed");
+                held.state.send_if_modified(|state| failed(state, error));
+                let pause = wait;
+                wait = (wait * 2).min(RETRY_MAX);
+                pause.mul_f64(1.0 + rand::rng().random_range(0.0..0.2))
+            }
+        };
+        drop(held);
+        nap(pause, &slot).await;
+    }
+}
+
+/// Sleeps for `pause`, in steps, and ends early once nobody holds the slot.
+async fn nap(pause: Duration, slot: &Weak<Slot>) {
+    let step = Duration::from_secs(30);
+    let mut left = pause;
+    while !left.is_zero() && slot.strong_count() > 0 {
+        let now = left.min(step);
+        tokio::time::sleep(now).await;
+        left -= now;
+    }
+}
+
+/// Notes a failure, unless a certificate is there that still serves.
+fn failed(state: &mut State, error: CredentialError) -> bool {
+    match state {
+        State::Available(old) if old.is_valid_at(SystemTime::now()) => false,
+        State::Available(_) | State::Initializing | State::Unavailable(_) => {
+            *state = State::Unavailable(error);
+            true
+        }
+    }
+}
+
+async fn fetch(
+    authority: &dyn Authority,
+    identity: &Identity,
+) -> Result<Credential, CredentialError> {
+    let request = Material::new(identity)?;
+    let chain = authority.sign(identity, &request.csr).await.map_err(CredentialError::Authority)?;
+    Credential::new(identity, &chain, request.key)
+}
+
+/// Prints an error with its causes.
+struct Chain<'a>(&'a dyn std::error::Error);
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;
