@@ -18,5 +18,6 @@ pub mod matching;
 pub mod route;
 pub mod snapshot;
 pub mod split;
+pub mod table;
 #[cfg(feature = "wire")]
 pub mod wire;

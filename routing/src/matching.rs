@@ -81,5 +81,12 @@ pub struct MatchRank {
     query: u32,
 }
 
+impl MatchRank {
+    /// True if this goes before the longest prefix: exact paths and expressions.
+    pub(crate) fn outranks_prefixes(&self) -> bool {
+        self.path.outranks_prefixes()
+    }
+}
+
 #[cfg(test)]
 mod tests;

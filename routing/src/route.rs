@@ -114,8 +114,8 @@ pub struct Rule {
     pub created: u64,
     /// What the rule is attached to; empty means it serves nobody.
     pub parents: Vec<ParentRef>,
-    /// Any of these lets the rule answer; empty for TLS, TCP and UDP, where it is not read, and
-    /// for HTTP and gRPC it then matches everything.
+    /// Any of these lets the rule answer a request; a rule that names none has
+    /// [`RequestMatch::any`]. Not read for TLS, TCP and UDP.
     pub matches: Vec<RequestMatch>,
     /// Changes to the request and its response, in order.
     pub filters: Vec<Filter>,

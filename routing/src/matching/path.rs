@@ -115,6 +115,10 @@ impl PathRank {
     fn new(kind: PathKind, length: u32) -> Self {
         Self { kind, length, method: 0 }
     }
+
+    pub(super) fn outranks_prefixes(&self) -> bool {
+        self.kind > PathKind::Prefix
+    }
 }
 
 /// Tells whether `path` lies under `prefix`, counting whole segments only.
