@@ -4,3 +4,5 @@
 
 pub mod capture;
 pub mod host;
+pub mod probe;
+pub mod zds;
