@@ -14,7 +14,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use policy::authz::{Action, Authorization, PolicyName, Scope};
+use policy::authz::{Action, Authorization, InForce, PolicyName, Scope};
 
 use crate::discovery::{Shards, Workload};
 
@@ -24,15 +24,6 @@ pub struct Authorizations {
     policies: Shards<PolicyName, Arc<Authorization>>,
     global: Arc<BTreeMap<PolicyName, Arc<Authorization>>>,
     by_namespace: Shards<Arc<str>, Arc<BTreeMap<PolicyName, Arc<Authorization>>>>,
-}
-
-/// A policy in force for a workload.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum InForce<'a> {
-    /// Here it is.
-    Policy(&'a Arc<Authorization>),
-    /// The workload lists it and it is not here: nothing may be permitted.
-    Missing(&'a PolicyName),
 }
 
 impl Authorizations {
@@ -68,9 +59,9 @@ impl Authorizations {
                 Scope::Namespace => name.namespace() == workload.namespace.as_str(),
                 Scope::Selector | Scope::Targets(_) => false,
             };
-            (!counted).then_some(InForce::Policy(policy))
+            (!counted).then_some(InForce::Known(policy))
         });
-        self.global.values().chain(own).map(InForce::Policy).chain(listed)
+        self.global.values().chain(own).map(|policy| InForce::Known(policy)).chain(listed)
     }
 
     /// Takes a new or changed policy in.

@@ -8,10 +8,12 @@
 //! messages of the control plane into these types and back.
 
 pub mod authorizations;
+pub mod backend;
 pub mod balance;
 pub mod discovery;
 pub mod edit;
 pub mod filter;
+pub mod gateway;
 pub mod l4;
 pub mod listener;
 pub mod matching;

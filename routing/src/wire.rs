@@ -5,4 +5,11 @@
 //! Owns the generated messages and the conversions, one resource family per
 //! file. A resource is taken whole or refused whole, with the exact reason.
 
+pub mod authorization;
+pub mod ca;
+mod error;
 pub mod messages;
+pub mod workload;
+pub mod zds;
+
+pub use error::{Names, WireError, chain};
