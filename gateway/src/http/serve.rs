@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Life of a client's connection: requests one after the other, or at once, until it ends.
+//!
+//! [`serve`] finds out what is spoken, then `http1` or `http2` runs the loop: idle time, time
+//! and size of heads, number of requests, drain. The handler sees only whole, checked heads.
+
+mod http1;
+mod http2;
+mod rewind;
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::conn::Conn;
+use super::downstream::h1::after;
+use super::{ByteStream, Downstream, Limits, Protocol};
+
+/// What an HTTP/2 connection begins with.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Ended {
+    /// The client closed it between requests.
+    Client,
+    /// Nothing came for the idle time.
+    Idle,
+    /// We closed it: drain, number of requests, `Connection: close`.
+    Us,
+    /// A malformed head, or too many of them.
+    Bad,
+    /// A head, a body or a reader was too slow.
+    Slow,
+    /// It failed, or a response could not be completed on it.
+    Broken,
+}
+
+/// What the loops of one connection need.
+struct Context1 {
+    limits: Arc<Limits>,
+    drain: CancellationToken,
+    secure: bool,
+}
+
+/// Serves the requests of one client connection until it ends.
+///
+/// `handler` is called once per request, for HTTP/2 several times at once; it should leave the
+/// response complete, else the client sees it broken. `secure` says that the client sees
+/// `https`. Cancelling `drain` ends the connection gracefully: idle at once, else after the
+/// running requests, at the latest after [`Limits::drain`]. Dropping the future cuts it off.
+pub async fn serve<H>(
+    io: impl ByteStream,
+    protocol: Protocol,
+    secure: bool,
+    limits: Arc<Limits>,
+    drain: CancellationToken,
+    handler: H,
+) -> Ended
+where
+    H: AsyncFn(&mut Downstream),
+{
+    let context = Context1 { limits, drain, secure };
+    let io: Box<dyn ByteStream> = Box::new(io);
+    if protocol == Protocol::Http2 {
+        return http2::serve(rewind::Rewind::new(io, bytes::BytesMut::new()), &context, &handler)
+            .await;
+    }
+    let mut conn = Conn::new(io);
+    let is_http2 = protocol == Protocol::Sniff
+        && match sniff(&mut conn, &context).await {
+            Ok(is_http2) => is_http2,
+            Err(ended) => return ended,
+        };
+    if is_http2 {
+        let (io, read) = conn.into_parts();
+        http2::serve(rewind::Rewind::new(io, read), &context, &handler).await
+    } else {
+        http1::serve(conn, &context, &handler).await
+    }
+}
+
+/// Reads until the bytes differ from the preface of HTTP/2, or are it.
+async fn sniff(conn: &mut Conn, context: &Context1) -> Result<bool, Ended> {
+    let mut timer = Timer::new();
+    let idle_by = after(context.limits.idle);
+    let mut head_by = None;
+    let mut drained = std::pin::pin!(context.drain.cancelled());
+    poll_fn(|cx| {
+        loop {
+            let seen = conn.input.len().min(PREFACE.len());
+            if conn.input.get(..seen) != PREFACE.get(..seen) {
+                return Poll::Ready(Ok(false));
+            }
+            if seen == PREFACE.len() {
+                return Poll::Ready(Ok(true));
+            }
+            if seen > 0 && head_by.is_none() {
+                head_by = after(context.limits.head_time);
+            }
+            match conn.poll_fill(cx) {
+                Poll::Ready(Ok(0)) => {
+                    return Poll::Ready(if seen > 0 { Ok(false) } else { Err(Ended::Client) });
+                }
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Ended::Broken)),
+                Poll::Pending if seen == 0 && drained.as_mut().poll(cx).is_ready() => {
+                    return Poll::Ready(Err(Ended::Us));
+                }
+                Poll::Pending => {
+                    ready!(timer.poll(cx, head_by.or(idle_by)));
+                    return Poll::Ready(Err(if seen == 0 { Ended::Idle } else { Ended::Slow }));
+                }
+            }
+        }
+    })
+    .await
+}
+
+/// One timer for a connection, wound only when it must go off earlier than it would.
+///
+/// Deadlines of a connection mostly move away from now; the timer then goes off in vain once,
+/// which costs less than to wind it at every request.
+struct Timer {
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Timer {
+    fn new() -> Self {
+        Self { sleep: None }
+    }
+
+    /// Ready when `by` has passed; never for none.
+    fn poll(&mut self, cx: &mut Context<'_>, by: Option<Instant>) -> Poll<()> {
+        let Some(by) = by else { return Poll::Pending };
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(by)));
+        if sleep.deadline() > by {
+            sleep.as_mut().reset(by);
+        }
+        while sleep.as_mut().poll(cx).is_ready() {
+            if Instant::now() >= by {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(by);
+        }
+        Poll::Pending
+    }
+}

@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The loop of an HTTP/1 connection.
+//!
+//! Between requests there is no session and no buffer, only the connection. A head is collected
+//! whole, under its deadline and byte budget, before anything parses it.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Poll, ready};
+
+use bytes::BytesMut;
+use futures_util::FutureExt;
+use pingora_core::protocols::http::v1::server::HttpSession;
+use tokio::time::Instant;
+use tokio_util::sync::WaitForCancellationFuture;
+
+use super::{Context1, Ended, Timer};
+use crate::http::conn::Conn;
+use crate::http::downstream::h1::{Http1, Shared, after};
+use crate::http::head::check;
+use crate::http::pipe::Pipe;
+use crate::http::upstream::h1::head_end;
+use crate::http::{BadRequest, Downstream};
+
+/// Serves requests one after the other.
+pub(super) async fn serve<H>(mut conn: Conn, context: &Context1, handler: &H) -> Ended
+where
+    H: AsyncFn(&mut Downstream),
+{
+    let shared = Rc::new(Shared {
+        limits: Arc::clone(&context.limits),
+        drain: context.drain.clone(),
+        pipe: Pipe::default(),
+        read_by: Cell::new(None),
+        write_by: Cell::new(None),
+    });
+    let mut timer = Timer::new();
+    let mut drained = pin!(context.drain.cancelled());
+    let mut left = context.limits.requests;
+    loop {
+        let raw = match next_head(&mut conn, context, &mut timer, drained.as_mut()).await {
+            Ok(raw) => raw,
+            Err(Stop::Quiet(ended)) => {
+                let _closed = poll_fn(|cx| conn.poll_close(cx)).now_or_never();
+                return ended;
+            }
+            Err(Stop::Bad(bad)) => return refuse(conn, bad, &shared, &mut timer).await,
+        };
+        left = left.saturating_sub(1);
+        let (session, facts) = match parse(raw, &shared) {
+            Ok(parsed) => parsed,
+            Err(bad) => return refuse(conn, bad, &shared, &mut timer).await,
+        };
+        let request = Http1::new(conn, session, facts, left > 0, Rc::clone(&shared));
+        let mut downstream = Downstream::http1(request, context.secure);
+        let stalled = run(&mut downstream, &shared, &mut timer, drained.as_mut(), handler).await;
+        let Some(next) = conclude(downstream, stalled, &shared, &mut timer).await else {
+            return if stalled { Ended::Slow } else { Ended::Us };
+        };
+        match next {
+            Ok(reused) => conn = reused,
+            Err(ended) => return ended,
+        }
+    }
+}
+
+/// Why there is no next request.
+enum Stop {
+    Quiet(Ended),
+    Bad(BadRequest),
+}
+
+/// Waits for the next head and takes it off the connection, byte for byte.
+async fn next_head(
+    conn: &mut Conn,
+    context: &Context1,
+    timer: &mut Timer,
+    mut drained: std::pin::Pin<&mut WaitForCancellationFuture<'_>>,
+) -> Result<BytesMut, Stop> {
+    let limits = &context.limits;
+    let mut idle_by = None;
+    let mut head_by: Option<Instant> = None;
+    let mut seen = 0;
+    poll_fn(|cx| {
+        loop {
+            if let Some(end) = head_end(&conn.input, seen) {
+                return Poll::Ready(if end > limits.head_bytes {
+                    Err(Stop::Bad(BadRequest::TooLarge))
+                } else {
+                    Ok(conn.input.split_to(end))
+                });
+            }
+            seen = conn.input.len();
+            if seen > limits.head_bytes {
+                return Poll::Ready(Err(Stop::Bad(BadRequest::TooLarge)));
+            }
+            match conn.poll_fill(cx) {
+                Poll::Ready(Ok(0)) if seen == 0 => {
+                    return Poll::Ready(Err(Stop::Quiet(Ended::Client)));
+                }
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(Stop::Quiet(Ended::Broken))),
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Stop::Quiet(Ended::Broken))),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Pending if seen == 0 => {
+                    if drained.as_mut().poll(cx).is_ready() {
+                        return Poll::Ready(Err(Stop::Quiet(Ended::Us)));
+                    }
+                    idle_by = idle_by.or_else(|| after(limits.idle));
+                    ready!(timer.poll(cx, idle_by));
+                    return Poll::Ready(Err(Stop::Quiet(Ended::Idle)));
+                }
+                Poll::Pending => {
+                    conn.settle();
+                    head_by = head_by.or_else(|| after(limits.head_time));
+                    ready!(timer.poll(cx, head_by));
+                    return Poll::Ready(Err(Stop::Bad(BadRequest::TooSlow)));
+                }
+            }
+        }
+    })
+    .await
+}
+
+/// Has a session parse the head, then checks what the session lets pass.
+fn parse(raw: BytesMut, shared: &Shared) -> Result<(Box<HttpSession>, check::Facts), BadRequest> {
+    const NOT_HTTP: BadRequest = BadRequest::Malformed("not HTTP");
+    let mut session = Box::new(HttpSession::new(shared.pipe.stream()));
+    session.set_read_timeout(None);
+    session.set_close_on_response_before_downstream_finish(false);
+    shared.pipe.give(raw);
+    match session.read_request().now_or_never() {
+        Some(Ok(Some(_))) => {}
+        _ => return Err(NOT_HTTP),
+    }
+    let raw = session.get_headers_raw_bytes();
+    let facts = check::http1(session.req_header_mut(), &raw, shared.limits.headers)?;
+    Ok((session, facts))
+}
+
+/// Runs the handler; true if the client was too slow for it to end.
+async fn run<H>(
+    downstream: &mut Downstream,
+    shared: &Shared,
+    timer: &mut Timer,
+    mut drained: std::pin::Pin<&mut WaitForCancellationFuture<'_>>,
+    handler: &H,
+) -> bool
+where
+    H: AsyncFn(&mut Downstream),
+{
+    let mut running = pin!(handler(downstream));
+    let mut drain_by = None;
+    poll_fn(|cx| {
+        if running.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(false);
+        }
+        if drain_by.is_none() && drained.as_mut().poll(cx).is_ready() {
+            drain_by = after(shared.limits.drain);
+        }
+        let by =
+            [shared.read_by.get(), shared.write_by.get(), drain_by].into_iter().flatten().min();
+        timer.poll(cx, by).map(|()| true)
+    })
+    .await
+}
+
+/// Ends one request: the connection, if another may follow, or why not; none if it was closed.
+async fn conclude(
+    mut downstream: Downstream,
+    stalled: bool,
+    shared: &Shared,
+    timer: &mut Timer,
+) -> Option<Result<Conn, Ended>> {
+    shared.read_by.set(None);
+    shared.write_by.set(None);
+    let (started, ended) = (downstream.started(), downstream.ended());
+    if started && !ended {
+        // The client must see that the response is cut off: no proper end follows.
+        return Some(Err(if stalled { Ended::Slow } else { Ended::Broken }));
+    }
+    let by = after(shared.limits.stall);
+    let pushed = within(timer, by, poll_fn(|cx| downstream.poll_push(cx))).await;
+    if !matches!(pushed, Some(Ok(()))) {
+        return Some(Err(if pushed.is_none() { Ended::Slow } else { Ended::Broken }));
+    }
+    let by = after(shared.limits.linger);
+    let read =
+        within(timer, by, discard(&mut downstream, shared.limits.linger_bytes)).await == Some(true);
+    let (request, _) = downstream.into_http1()?;
+    if started && request.keep && read {
+        return Some(Ok(request.conn));
+    }
+    if !started {
+        let status =
+            if stalled { BadRequest::TooSlow } else { BadRequest::Malformed("unanswered") };
+        refuse(request.conn, status, shared, timer).await;
+        return None;
+    }
+    linger(request.conn, shared, timer).await;
+    None
+}
+
+/// Reads the rest of a request body; false if it is too long or broken.
+async fn discard(downstream: &mut Downstream, mut bound: usize) -> bool {
+    use crate::http::downstream::Event;
+    loop {
+        match poll_fn(|cx| downstream.poll_event(cx)).await {
+            Ok(Event::Data { piece, last }) => match bound.checked_sub(piece.len()) {
+                Some(_) if last => return true,
+                Some(left) => bound = left,
+                None => return false,
+            },
+            Ok(Event::Trailers(_) | Event::End) => return true,
+            Err(_) => return false,
+        }
+    }
+}
+
+/// Answers a head that is no request, then closes.
+async fn refuse(mut conn: Conn, bad: BadRequest, shared: &Shared, timer: &mut Timer) -> Ended {
+    let status = bad.status();
+    conn.put_slice(b"HTTP/1.1 ");
+    conn.put_slice(status.as_str().as_bytes());
+    conn.put_slice(b" ");
+    conn.put_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+    conn.put_slice(b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+    linger(conn, shared, timer).await;
+    if bad == BadRequest::TooSlow { Ended::Slow } else { Ended::Bad }
+}
+
+/// Closes our direction and discards what still comes, for a bounded time.
+///
+/// Closed at once, unread bytes would make the kernel send RST, and the client could lose the
+/// answer that was sent before.
+async fn linger(mut conn: Conn, shared: &Shared, timer: &mut Timer) {
+    let mut left = shared.limits.linger_bytes;
+    let by = after(shared.limits.linger);
+    let closing = poll_fn(|cx| {
+        let closed = conn.poll_close(cx).map_err(|_| ());
+        if matches!(closed, Poll::Ready(Err(()))) {
+            return Poll::Ready(());
+        }
+        loop {
+            conn.input.clear();
+            match ready!(conn.poll_fill(cx)) {
+                Ok(count) if count > 0 && count <= left => left -= count,
+                Ok(_) | Err(_) if closed.is_ready() => return Poll::Ready(()),
+                Ok(_) | Err(_) => return Poll::Pending,
+            }
+        }
+    });
+    let _given_up = within(timer, by, closing).await;
+}
+
+/// The output of `work`, or none when `by` passes first.
+async fn within<T>(
+    timer: &mut Timer,
+    by: Option<Instant>,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    let mut work = pin!(work);
+    poll_fn(|cx| {
+        if let Poll::Ready(output) = work.as_mut().poll(cx) {
+            return Poll::Ready(Some(output));
+        }
+        timer.poll(cx, by).map(|()| None)
+    })
+    .await
+}
