@@ -6,9 +6,13 @@
 //! file. A resource is taken whole or refused whole, with the exact reason.
 
 pub mod authorization;
+pub mod backend;
 pub mod ca;
 mod error;
+pub mod gateway;
+pub mod listener;
 pub mod messages;
+pub mod route;
 pub mod workload;
 pub mod zds;
 
