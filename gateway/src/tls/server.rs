@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! TLS that ends at a listener.
+
+use std::sync::Arc;
+
+use routing::backend::Secret;
+use routing::listener::{ClientValidation, ClientValidationMode, ListenerTls, SecretName};
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
+
+use super::{TlsError, certified_key, provider, roots};
+
+/// What an HTTPS listener offers, the better first.
+const HTTP: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
+/// The configuration of a listener that ends TLS; `http` if it speaks HTTP inside.
+///
+/// # Errors
+///
+/// [`TlsError`]; the listener then refuses every handshake.
+pub(crate) fn config<'a>(
+    tls: &ListenerTls,
+    secret: impl Fn(&SecretName) -> Option<&'a Secret>,
+    http: bool,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let keys = tls.secrets.iter().map(|name| {
+        let secret = secret(name).ok_or_else(|| TlsError::Missing(name.as_str().into()))?;
+        certified_key(secret).map(Arc::new)
+    });
+    let keys: Vec<_> = keys.collect::<Result<_, _>>()?;
+    if keys.is_empty() {
+        return Err(TlsError::Empty("listener"));
+    }
+    let builder = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Rustls)?;
+    let builder = match &tls.client_validation {
+        None => builder.with_no_client_auth(),
+        Some(validation) => builder.with_client_cert_verifier(client_verifier(validation)?),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(ByName(keys)));
+    if http {
+        config.alpn_protocols = HTTP.iter().map(|name| name.to_vec()).collect();
+    }
+    Ok(Arc::new(config))
+}
+
+/// Chooses the first certificate that is for the name asked for, else the first.
+#[derive(Debug)]
+struct ByName(Vec<Arc<CertifiedKey>>);
+
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let name = hello.server_name().and_then(|name| ServerName::try_from(name).ok());
+        let named = name.and_then(|name| self.0.iter().find(|key| is_for(key, &name)));
+        named.or_else(|| self.0.first()).map(Arc::clone)
+    }
+}
+
+fn is_for(key: &CertifiedKey, name: &ServerName<'_>) -> bool {
+    let leaf = key.end_entity_cert();
+    let Ok(leaf) = leaf.and_then(|leaf| {
+        webpki::EndEntityCert::try_from(leaf)
+            .map_err(|_| rustls::Error::InvalidCertificate(rustls::CertificateError::BadEncoding))
+    }) else {
+        return false;
+    };
+    leaf.verify_is_valid_for_subject_name(name).is_ok()
+}
+
+fn client_verifier(
+    validation: &ClientValidation,
+) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    match validation.mode {
+        ClientValidationMode::AllowValidOnly => {
+            let roots = roots(validation.ca_pem.as_bytes())?;
+            let built = WebPkiClientVerifier::builder_with_provider(roots, provider()).build();
+            built.map_err(|error| TlsError::Roots(error.into()))
+        }
+        ClientValidationMode::AllowInsecureFallback => Ok(Arc::new(AnyOrNone(provider()))),
+    }
+}
+
+/// Asks for a certificate and takes any, or none; its key is still proven.
+#[derive(Debug)]
+struct AnyOrNone(Arc<CryptoProvider>);
+
+impl ClientCertVerifier for AnyOrNone {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _leaf: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls12_signature(message, leaf, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature(message, leaf, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
