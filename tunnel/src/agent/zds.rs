@@ -20,20 +20,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use prost::Message as _;
-use routing::wire::messages::istio::workload::zds::{
-    AddWorkload, DelWorkload, KeepWorkload, SnapshotSent, Version, WorkloadInfo, WorkloadRequest,
-    WorkloadResponse, ZdsHello, workload_request, workload_response,
-};
+use routing::wire::zds::{MAX_PACKET, Pod, PodName, Request as Packet, read_ack, read_hello};
 use std::os::fd::AsFd as _;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
 use crate::sys::NetworkNamespace;
 use crate::sys::packet::{PacketListener, PacketSocket};
-
-/// Longest packet of either side, in bytes.
-const MAX_PACKET: usize = 1024;
 
 /// Longest wait for the other side.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -71,12 +64,8 @@ pub enum ZdsError {
 pub struct ServedPod {
     /// UID of the pod.
     pub uid: Arc<str>,
-    /// Name of the pod.
-    pub name: String,
-    /// Namespace of the pod.
-    pub namespace: String,
-    /// Service account of the pod.
-    pub service_account: String,
+    /// Name, namespace and service account.
+    pub who: PodName,
     /// Its network namespace; without it a tunnel that serves the pod already goes on.
     pub netns: Option<Arc<NetworkNamespace>>,
 }
@@ -237,10 +226,7 @@ pub async fn serve(zds: Zds, path: &Path) -> io::Result<()> {
 
 async fn converse(zds: &Zds, socket: &PacketSocket) -> Result<(), ZdsError> {
     let hello = receive(socket).await?.ok_or(ZdsError::Protocol)?;
-    let hello = ZdsHello::decode(&*hello).map_err(|_| ZdsError::Protocol)?;
-    if hello.version() != Version::V1 {
-        return Err(ZdsError::Protocol);
-    }
+    read_hello(&hello).map_err(|_| ZdsError::Protocol)?;
     let (id, pods, orders) = zds.enter();
     info!(connection = id, pods = pods.len(), "tunnel connected");
     let outcome = follow(zds, socket, pods, orders, id).await;
@@ -303,11 +289,9 @@ async fn ask(socket: &PacketSocket, request: &Request) -> Result<(), ZdsError> {
     let sent = tokio::time::timeout(DEADLINE, socket.send(&bytes, descriptor)).await;
     sent.map_err(|_| ZdsError::Lost)??;
     let answer = receive(socket).await?.ok_or(ZdsError::Lost)?;
-    let response = WorkloadResponse::decode(&*answer).map_err(|_| ZdsError::Protocol)?;
-    match response.payload {
-        Some(workload_response::Payload::Ack(ack)) if ack.error.is_empty() => Ok(()),
-        Some(workload_response::Payload::Ack(ack)) => Err(ZdsError::Refused(ack.error)),
-        None => Err(ZdsError::Protocol),
+    match read_ack(&answer).map_err(|_| ZdsError::Protocol)? {
+        None => Ok(()),
+        Some(reason) => Err(ZdsError::Refused(reason)),
     }
 }
 
@@ -318,22 +302,15 @@ async fn receive(socket: &PacketSocket) -> Result<Option<Vec<u8>>, ZdsError> {
 }
 
 fn encode(request: &Request) -> Vec<u8> {
-    let payload = match request {
-        Request::Add(pod) if pod.netns.is_some() => workload_request::Payload::Add(AddWorkload {
-            uid: pod.uid.to_string(),
-            workload_info: Some(WorkloadInfo {
-                name: pod.name.clone(),
-                namespace: pod.namespace.clone(),
-                service_account: pod.service_account.clone(),
-            }),
-        }),
-        Request::Add(pod) => {
-            workload_request::Payload::Keep(KeepWorkload { uid: pod.uid.to_string() })
+    let packet = match request {
+        Request::Add(pod) if pod.netns.is_some() => {
+            Packet::Add(Pod { uid: Arc::clone(&pod.uid), who: Some(pod.who.clone()) })
         }
-        Request::Del(uid) => workload_request::Payload::Del(DelWorkload { uid: uid.to_string() }),
-        Request::SnapshotSent => workload_request::Payload::SnapshotSent(SnapshotSent {}),
+        Request::Add(pod) => Packet::Keep(Arc::clone(&pod.uid)),
+        Request::Del(uid) => Packet::Delete(Arc::clone(uid)),
+        Request::SnapshotSent => Packet::SnapshotSent,
     };
-    WorkloadRequest { payload: Some(payload) }.encode_to_vec()
+    packet.write()
 }
 
 #[cfg(test)]

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 use super::*;
-use routing::wire::messages::istio::workload::zds::Ack;
-use workload_request::Payload;
+use routing::wire::zds::{write_ack, write_hello};
 
 /// The tunnel's side of one connection.
 struct Peer(PacketSocket);
@@ -10,31 +9,27 @@ struct Peer(PacketSocket);
 impl Peer {
     async fn connect(path: &Path) -> Self {
         let peer = Self(PacketSocket::connect(path, MAX_PACKET).unwrap());
-        let hello = ZdsHello { version: Version::V1.into() };
-        peer.0.send(&hello.encode_to_vec(), None).await.unwrap();
+        peer.0.send(&write_hello(), None).await.unwrap();
         peer
     }
 
     /// The next request, as text, and how many descriptors came with it.
     async fn next(&self) -> (String, usize) {
         let packet = self.0.receive().await.unwrap().unwrap();
-        let request = WorkloadRequest::decode(&*packet.bytes).unwrap();
-        let text = match request.payload.unwrap() {
-            Payload::Add(add) => {
-                let info = add.workload_info.unwrap();
-                format!("add {} {}/{} {}", add.uid, info.namespace, info.name, info.service_account)
+        let text = match Packet::read(&packet.bytes).unwrap() {
+            Packet::Add(Pod { uid, who }) => {
+                let who = who.unwrap();
+                format!("add {uid} {}/{} {}", who.namespace, who.name, who.service_account)
             }
-            Payload::Keep(keep) => format!("keep {}", keep.uid),
-            Payload::Del(del) => format!("del {}", del.uid),
-            Payload::SnapshotSent(_) => "snapshot".to_owned(),
+            Packet::Keep(uid) => format!("keep {uid}"),
+            Packet::Delete(uid) => format!("del {uid}"),
+            Packet::SnapshotSent => "snapshot".to_owned(),
         };
         (text, packet.descriptors.len())
     }
 
     async fn ack(&self, error: &str) {
-        let ack = Ack { error: error.to_owned() };
-        let response = WorkloadResponse { payload: Some(workload_response::Payload::Ack(ack)) };
-        self.0.send(&response.encode_to_vec(), None).await.unwrap();
+        self.0.send(&write_ack(error), None).await.unwrap();
     }
 
     /// Answers requests until the snapshot is complete.
@@ -54,9 +49,11 @@ impl Peer {
 fn pod(uid: &str, netns: bool) -> ServedPod {
     ServedPod {
         uid: uid.into(),
-        name: format!("name-{uid}"),
-        namespace: "shop".to_owned(),
-        service_account: "seller".to_owned(),
+        who: PodName {
+            name: format!("name-{uid}").into(),
+            namespace: "shop".into(),
+            service_account: "seller".into(),
+        },
         netns: netns.then(|| Arc::new(NetworkNamespace::current().unwrap())),
     }
 }
@@ -158,12 +155,9 @@ async fn without_a_tunnel_an_addition_fails_and_is_made_up_for() {
 async fn other_words_end_the_connection() {
     let (_folder, path, _zds) = server();
     listening(&path).await;
-    let cases: [(&str, Vec<u8>); 2] =
-        [("no hello", vec![0xff; 9]), ("version 0", ZdsHello::default().encode_to_vec())];
-    for (name, bytes) in cases {
+    // An empty packet cannot be told from the end, so version 0 is written out.
+    for (name, bytes) in [("no hello", [0xff; 9].to_vec()), ("version 0", vec![8, 0])] {
         let peer = PacketSocket::connect(&path, MAX_PACKET).unwrap();
-        // An empty packet cannot be told from the end, so version 0 is sent as text.
-        let bytes = if bytes.is_empty() { vec![8, 0] } else { bytes };
         peer.send(&bytes, None).await.unwrap();
         assert!(peer.receive().await.unwrap().is_none(), "{name}");
     }
