@@ -29,6 +29,20 @@ pub struct BackendTls {
     pub invalid: Option<Arc<str>>,
 }
 
+impl BackendTls {
+    /// A policy that cannot be followed.
+    #[must_use]
+    pub fn refusing(name: BackendTlsName, reason: &str) -> Self {
+        Self {
+            name,
+            sni: "".into(),
+            roots: Roots::Pem("".into()),
+            subject_alt_names: Vec::new(),
+            invalid: Some(reason.into()),
+        }
+    }
+}
+
 /// Which service and port a policy is for: `namespace/hostname/port`, or `*` for all ports.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct BackendTlsName {

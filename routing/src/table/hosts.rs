@@ -45,19 +45,6 @@ impl<V: Clone> HostMap<V> {
         }
     }
 
-    /// Puts a value under exactly this pattern.
-    pub(crate) fn insert(&mut self, pattern: &HostPattern, value: V) {
-        match pattern {
-            HostPattern::Any => self.any = Some(value),
-            HostPattern::Wildcard(suffix) => {
-                Arc::make_mut(&mut self.wildcard).insert(Arc::clone(suffix), value);
-            }
-            HostPattern::Exact(host) => {
-                Arc::make_mut(&mut self.exact).insert(Arc::clone(host), value);
-            }
-        }
-    }
-
     /// Takes the value of exactly this pattern out.
     pub(crate) fn remove(&mut self, pattern: &HostPattern) {
         match pattern {
@@ -102,9 +89,9 @@ mod tests {
     fn the_most_specific_pattern_comes_first() {
         let mut hosts = HostMap::default();
         for text in ["*.example.com", "*.foo.example.com", "abc.foo.example.com"] {
-            hosts.insert(&text.parse().unwrap(), text);
+            *hosts.entry(&text.parse().unwrap()) = text;
         }
-        hosts.insert(&HostPattern::Any, "*");
+        *hosts.entry(&HostPattern::Any) = "*";
         let cases: [(&str, &[&str]); 6] = [
             (
                 "abc.foo.example.com",
