@@ -12,8 +12,9 @@
 //!
 //! Rule: chain and priority as Istio's agent has them (host rules, nftables).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use serde_json::json;
 
@@ -64,4 +65,57 @@ pub async fn remove(node: &NetworkNamespace) -> Result<(), CaptureError> {
     script.add("table", json!({"family": "inet", "name": TABLE}));
     script.push(json!({"delete": {"table": {"family": "inet", "name": TABLE}}}));
     transact(node, &script.finish()).await
+}
+
+/// The exemption of all pods of a node, kept in step with them.
+#[derive(Debug)]
+pub struct HostProbes {
+    node: NetworkNamespace,
+    user: u32,
+    pods: tokio::sync::Mutex<BTreeMap<Arc<str>, BTreeSet<SocketAddr>>>,
+}
+
+impl HostProbes {
+    /// No exemption yet; the kubelet runs as `user` in the namespace `node`.
+    #[must_use]
+    pub fn new(node: NetworkNamespace, user: u32) -> Self {
+        Self { node, user, pods: tokio::sync::Mutex::default() }
+    }
+
+    /// Makes `probes` the pairs of one pod.
+    ///
+    /// # Errors
+    ///
+    /// When the rule cannot be set; it is tried again with the next change.
+    pub async fn set(
+        &self,
+        uid: &Arc<str>,
+        probes: BTreeSet<SocketAddr>,
+    ) -> Result<(), CaptureError> {
+        let mut pods = self.pods.lock().await;
+        if pods.get(uid) == Some(&probes) || (probes.is_empty() && !pods.contains_key(uid)) {
+            return Ok(());
+        }
+        let before = pods.insert(Arc::clone(uid), probes);
+        let all = pods.values().flatten().copied().collect();
+        let outcome = apply(&self.node, &all, self.user).await;
+        if outcome.is_err() {
+            match before {
+                Some(before) => pods.insert(Arc::clone(uid), before),
+                None => pods.remove(uid),
+            };
+        }
+        outcome
+    }
+
+    /// Takes back the pairs of one pod.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::set`].
+    pub async fn forget(&self, uid: &Arc<str>) -> Result<(), CaptureError> {
+        self.set(uid, BTreeSet::new()).await?;
+        self.pods.lock().await.remove(uid);
+        Ok(())
+    }
 }

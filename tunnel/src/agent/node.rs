@@ -1,0 +1,381 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! All pods of the node that the agent knows, in the mesh or not.
+//!
+//! Owns: which pods there are, from three sources: the controller (which belong
+//! in the mesh), the CNI plug-in (where they live), and what an earlier agent
+//! left on disk. Leaves each pod's way to its own task ([`super::pod`]).
+//!
+//! Keeps: a pod is released only on the controller's word, never for its
+//! silence; a pod whose namespace is gone is forgotten.
+//!
+//! Start at [`Node::put`] and [`Node::place`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+
+use super::discover;
+use super::enrol::{Pace, Phase, Standing, Want};
+use super::pod::{self, Event, Place, Remains, Status, Tools};
+use super::spec::PodSpec;
+use super::zds::ServedPod;
+use crate::sys::NetworkNamespace;
+
+/// Longest time between two proofs is this for each pod of the node, and at least a second.
+const PROOF_SHARE: Duration = Duration::from_millis(50);
+const PROOF_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The pods of one node; clones share them.
+#[derive(Clone, Debug)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    tools: Arc<Tools>,
+    proc: PathBuf,
+    own: NetworkNamespace,
+    pace: watch::Sender<Pace>,
+    pods: Mutex<BTreeMap<Arc<str>, Entry>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    events: mpsc::UnboundedSender<Event>,
+    status: watch::Receiver<Status>,
+    spec: Option<PodSpec>,
+    place: Option<Place>,
+}
+
+/// What is kept on disk of one pod.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Record {
+    /// UID of the pod.
+    pub uid: Arc<str>,
+    /// What the controller said of it, if it belongs in the mesh.
+    pub spec: Option<PodSpec>,
+    /// File of its namespace, if a plug-in told of it.
+    pub netns: Option<PathBuf>,
+    /// Addresses that the plug-in told of.
+    pub addresses: Vec<IpAddr>,
+    /// How far it had come.
+    pub remains: Remains,
+}
+
+/// What is reported of one pod.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PodReport {
+    /// UID of the pod.
+    pub uid: Arc<str>,
+    /// What others are told.
+    pub standing: Standing,
+    /// Why, if there is something to say.
+    pub reason: String,
+    /// Connections older than enrolment that are still open.
+    pub older: usize,
+    /// Times that lost rules were put back.
+    pub repairs: u32,
+}
+
+/// Why a plug-in's call cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlaceError {
+    /// The namespace cannot be opened.
+    #[error("cannot open the network namespace {0}")]
+    Open(PathBuf, #[source] std::io::Error),
+
+    /// The file names the node's own namespace.
+    #[error("{0} is the node's own network namespace")]
+    Own(PathBuf),
+
+    /// Not proven in time; the reason is that of the last step.
+    #[error("capture was not proven in time: {0}")]
+    Late(String),
+
+    /// The pod was deleted meanwhile.
+    #[error("the pod is gone")]
+    Gone,
+}
+
+impl Node {
+    /// No pods yet. `own` is the node's namespace, `proc` where its processes are seen.
+    #[must_use]
+    pub fn new(
+        tools: Arc<Tools>,
+        own: NetworkNamespace,
+        proc: PathBuf,
+        pace: watch::Sender<Pace>,
+    ) -> Self {
+        let pods = Mutex::default();
+        Self { inner: Arc::new(Inner { tools, proc, own, pace, pods }) }
+    }
+
+    /// Takes up what an earlier agent left; before any tunnel may connect.
+    pub fn restore(&self, records: Vec<Record>) {
+        for record in records {
+            let place = match &record.netns {
+                Some(path) => self.open(path, record.addresses).ok(),
+                None => self.discover(&record.uid),
+            };
+            if place.is_none() && record.netns.is_some() {
+                // Its file is gone, so is the pod.
+                continue;
+            }
+            let served = matches!(
+                record.remains.phase,
+                Phase::Handed | Phase::Captured | Phase::Enrolled | Phase::Idle
+            );
+            if let (true, Some(spec)) = (served, &record.spec) {
+                let netns = place.as_ref().map(|place| Arc::clone(&place.namespace));
+                let uid = Arc::clone(&record.uid);
+                self.inner.tools.zds.restore(ServedPod { uid, who: spec.who(), netns });
+            }
+            self.with(|pods| {
+                let entry = self.start(&record.uid, (record.spec.clone(), record.remains));
+                let entry = pods.entry(Arc::clone(&record.uid)).or_insert(entry);
+                entry.spec = record.spec;
+                entry.settle(place);
+            });
+        }
+    }
+
+    /// The controller says that a pod belongs in the mesh, and how.
+    pub fn put(&self, spec: PodSpec) {
+        self.inner.tools.metrics.event("add");
+        let uid = Arc::clone(&spec.uid);
+        let homeless = self.with(|pods| {
+            let entry = pods
+                .entry(Arc::clone(&uid))
+                .or_insert_with(|| self.start(&uid, (None, Remains::default())));
+            entry.spec = Some(spec.clone());
+            entry.tell(Event::Want(Want::Inside, Some(spec)));
+            entry.place.is_none()
+        });
+        if homeless {
+            self.look_for(&uid);
+        }
+    }
+
+    /// The controller says that a pod does not, or no longer, belong in the mesh.
+    pub fn let_go(&self, uid: &str) {
+        self.inner.tools.metrics.event("delete");
+        self.with(|pods| {
+            if let Some(entry) = pods.get(uid) {
+                entry.tell(Event::Want(Want::Outside, None));
+            }
+        });
+    }
+
+    /// The controller has named all pods that belong in the mesh.
+    pub fn complete(&self, inside: &BTreeSet<String>) {
+        let strangers: Vec<Arc<str>> = self.with(|pods| {
+            let left_over = |entry: &Entry| entry.status.borrow().phase != Phase::Outside;
+            let pods =
+                pods.iter().filter(|(uid, entry)| !inside.contains(&***uid) && left_over(entry));
+            pods.map(|(uid, _)| Arc::clone(uid)).collect()
+        });
+        for uid in strangers {
+            info!(uid = &*uid, "pod of an earlier agent is no longer in the mesh");
+            self.let_go(&uid);
+        }
+    }
+
+    /// The CNI plug-in says where a pod lives; done once that needs no waiting any more:
+    /// it is enrolled, or known to stay outside.
+    ///
+    /// # Errors
+    ///
+    /// See [`PlaceError`]. A pod that is late is tried on all the same.
+    pub async fn place(
+        &self,
+        uid: &str,
+        path: &Path,
+        addresses: Vec<IpAddr>,
+        patience: Duration,
+    ) -> Result<Standing, PlaceError> {
+        self.inner.tools.metrics.plugin_request();
+        let place = self.open(path, addresses)?;
+        let uid: Arc<str> = uid.into();
+        let mut status = self.with(|pods| {
+            let entry = pods
+                .entry(Arc::clone(&uid))
+                .or_insert_with(|| self.start(&uid, (None, Remains::default())));
+            entry.settle(Some(place));
+            entry.status.clone()
+        });
+        let settled = |status: &Status| {
+            status.want == Want::Outside
+                || status.want == Want::Inside && status.standing == Standing::Enrolled
+        };
+        let wait = async { status.wait_for(settled).await.map(|status| status.standing) };
+        match tokio::time::timeout(patience, wait).await {
+            Ok(standing) => standing.map_err(|_| PlaceError::Gone),
+            Err(_) => Err(PlaceError::Late(status.borrow().reason.clone())),
+        }
+    }
+
+    /// The CNI plug-in says that a pod is gone.
+    pub fn forget(&self, uid: &str) {
+        if let Some(entry) = self.with(|pods| pods.remove(uid)) {
+            entry.tell(Event::Gone);
+            self.changed();
+        }
+    }
+
+    /// A tunnel has connected.
+    pub fn tunnel_connected(&self) {
+        self.with(|pods| pods.values().for_each(|entry| entry.tell(Event::Tunnel)));
+    }
+
+    /// Forgets pods whose namespace is gone, and looks for namespaces not known yet.
+    pub fn sweep(&self) {
+        let (gone, homeless) = self.with(|pods| {
+            let gone: Vec<Arc<str>> = pods
+                .iter()
+                .filter(|(_, entry)| entry.is_over())
+                .map(|(uid, _)| Arc::clone(uid))
+                .collect();
+            let homeless =
+                |entry: &Entry| entry.place.is_none() && entry.status.borrow().want == Want::Inside;
+            let homeless: Vec<Arc<str>> = pods
+                .iter()
+                .filter(|(_, entry)| homeless(entry))
+                .map(|(uid, _)| Arc::clone(uid))
+                .collect();
+            (gone, homeless)
+        });
+        gone.iter().for_each(|uid| self.forget(uid));
+        homeless.iter().for_each(|uid| self.look_for(uid));
+    }
+
+    /// Pods of whose place in the mesh the controller has not spoken yet.
+    #[must_use]
+    pub fn undecided(&self) -> bool {
+        self.with(|pods| {
+            pods.values().any(|e| e.place.is_some() && e.status.borrow().want == Want::Unknown)
+        })
+    }
+
+    /// What is to be told to the controller of every pod.
+    #[must_use]
+    pub fn report(&self) -> Vec<PodReport> {
+        self.with(|pods| {
+            let report = |(uid, entry): (&Arc<str>, &Entry)| {
+                let status = entry.status.borrow();
+                PodReport {
+                    uid: Arc::clone(uid),
+                    standing: status.standing,
+                    reason: status.reason.clone(),
+                    older: status.older.len(),
+                    repairs: status.repairs,
+                }
+            };
+            pods.iter().map(report).collect()
+        })
+    }
+
+    /// What is to be kept on disk.
+    #[must_use]
+    pub fn records(&self) -> Vec<Record> {
+        self.with(|pods| {
+            let record = |(uid, entry): (&Arc<str>, &Entry)| {
+                let status = entry.status.borrow();
+                let remains = Remains {
+                    phase: status.phase,
+                    older: status.older.clone(),
+                    repairs: status.repairs,
+                };
+                let place = entry.place.as_ref();
+                Record {
+                    uid: Arc::clone(uid),
+                    spec: entry.spec.clone(),
+                    netns: place.and_then(|place| place.path.clone()),
+                    addresses: place.map(|place| place.addresses.clone()).unwrap_or_default(),
+                    remains,
+                }
+            };
+            pods.iter().map(record).collect()
+        })
+    }
+
+    /// Runs `work` on the pods; nothing in it awaits or panics.
+    fn with<T>(&self, work: impl FnOnce(&mut BTreeMap<Arc<str>, Entry>) -> T) -> T {
+        let mut pods = self.inner.pods.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = pods.len();
+        let result = work(&mut pods);
+        if pods.len() != before {
+            let share = PROOF_SHARE.saturating_mul(u32::try_from(pods.len()).unwrap_or(u32::MAX));
+            let proof = PROOF_INTERVAL.max(share);
+            self.inner.pace.send_modify(|pace| pace.proof = proof);
+        }
+        result
+    }
+
+    fn start(&self, uid: &Arc<str>, left: (Option<PodSpec>, Remains)) -> Entry {
+        let (events, inbox) = mpsc::unbounded_channel();
+        let (sender, status) = watch::channel(Status::new(&left.1));
+        let tools = Arc::clone(&self.inner.tools);
+        tokio::spawn(pod::run(Arc::clone(uid), tools, left, inbox, sender));
+        Entry { events, status, spec: None, place: None }
+    }
+
+    fn changed(&self) {
+        self.inner.tools.changed.send_modify(|count| *count += 1);
+    }
+
+    fn open(&self, path: &Path, addresses: Vec<IpAddr>) -> Result<Place, PlaceError> {
+        let namespace = NetworkNamespace::open(path)
+            .map_err(|error| PlaceError::Open(path.to_owned(), error))?;
+        if namespace.id() == self.inner.own.id() {
+            return Err(PlaceError::Own(path.to_owned()));
+        }
+        Ok(Place { path: Some(path.to_owned()), namespace: Arc::new(namespace), addresses })
+    }
+
+    fn discover(&self, uid: &str) -> Option<Place> {
+        let namespace = discover::find(&self.inner.proc, uid, &self.inner.own)?;
+        Some(Place { path: None, namespace: Arc::new(namespace), addresses: Vec::new() })
+    }
+
+    fn look_for(&self, uid: &Arc<str>) {
+        let Some(place) = self.discover(uid) else { return };
+        info!(uid = &**uid, "network namespace found by the pod's processes");
+        self.with(|pods| {
+            if let Some(entry) = pods.get_mut(uid).filter(|entry| entry.place.is_none()) {
+                entry.settle(Some(place));
+            }
+        });
+    }
+}
+
+impl Entry {
+    fn tell(&self, event: Event) {
+        if self.events.send(event).is_err() {
+            warn!("a pod's task has ended early");
+        }
+    }
+
+    fn settle(&mut self, place: Option<Place>) {
+        let Some(place) = place else { return };
+        self.tell(Event::Namespace(Box::new(place.clone())));
+        self.place = Some(place);
+    }
+
+    /// Its namespace is gone, or it was let go and nobody holds a namespace for it.
+    fn is_over(&self) -> bool {
+        let status = self.status.borrow();
+        match self.place.as_ref().and_then(|place| place.path.as_ref()) {
+            Some(path) => !path.exists(),
+            None => status.want == Want::Outside && status.phase == Phase::Outside,
+        }
+    }
+}

@@ -1,0 +1,394 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! One pod's task: does what its [`Course`] asks for, one step at a time.
+//!
+//! Owns: the namespace of the pod while the agent knows it, and the steps. The
+//! order is the course's; who the pods are is [`super::node`]'s.
+//!
+//! Keeps: two steps of one pod never overlap; what it publishes is true after
+//! each step.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, info, warn};
+
+use super::capture;
+use super::discover::holds_any;
+use super::enrol::{Course, Outcome, Pace, Phase, Standing, Step, Want};
+use super::host::HostProbes;
+use super::metrics::AgentMetrics;
+use super::older::{self, Connection, Sockets};
+use super::probe::{Prober, Subject};
+use super::spec::PodSpec;
+use super::watch::RuleWatch;
+use super::zds::{ServedPod, Zds};
+use crate::sys::NetworkNamespace;
+
+/// What all pods of a node share.
+#[derive(Debug)]
+pub struct Tools {
+    /// Hands pods to the tunnel.
+    pub zds: Zds,
+    /// Asks for proofs.
+    pub prober: Prober,
+    /// The node's own exemption of the kubelet.
+    pub host: HostProbes,
+    /// Times that bound each pod's course.
+    pub pace: watch::Receiver<Pace>,
+    /// Counters.
+    pub metrics: AgentMetrics,
+    /// Counts changes of any pod's status: there is something to report.
+    pub changed: watch::Sender<u64>,
+}
+
+/// What a pod's task is told.
+#[derive(Debug)]
+pub enum Event {
+    /// The controller wants this.
+    Want(Want, Option<PodSpec>),
+    /// Its namespace is known: where it came from, and its addresses there.
+    Namespace(Box<Place>),
+    /// A tunnel has connected.
+    Tunnel,
+    /// The pod is gone; the task ends.
+    Gone,
+}
+
+/// Where a pod lives.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// File that names the namespace, if a plug-in told of it.
+    pub path: Option<PathBuf>,
+    /// The namespace.
+    pub namespace: Arc<NetworkNamespace>,
+    /// Addresses that the plug-in told of.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// What is published of a pod.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Status {
+    /// What is wanted.
+    pub want: Want,
+    /// How far it has come.
+    pub phase: Phase,
+    /// What others are told.
+    pub standing: Standing,
+    /// Why, if there is something to say.
+    pub reason: String,
+    /// Connections older than enrolment that are still open.
+    pub older: BTreeSet<Connection>,
+    /// Times that lost rules were put back.
+    pub repairs: u32,
+}
+
+impl Status {
+    /// Status of a pod of which an earlier agent left `remains`.
+    #[must_use]
+    pub fn new(remains: &Remains) -> Self {
+        let course = Course::resumed(remains.phase, remains.repairs);
+        Self::of(&course, &remains.older)
+    }
+
+    fn of(course: &Course, older: &BTreeSet<Connection>) -> Self {
+        let (standing, reason) = course.standing();
+        Self {
+            want: course.wanted(),
+            phase: course.phase(),
+            standing,
+            reason,
+            older: older.clone(),
+            repairs: course.repairs(),
+        }
+    }
+}
+
+/// What an earlier agent has left of a pod.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Remains {
+    /// How far it had come.
+    pub phase: Phase,
+    /// Older connections at that time.
+    pub older: BTreeSet<Connection>,
+    /// Repairs so far.
+    pub repairs: u32,
+}
+
+/// The task's own state.
+struct Pod {
+    uid: Arc<str>,
+    tools: Arc<Tools>,
+    course: Course,
+    spec: Option<PodSpec>,
+    place: Option<Place>,
+    watch: Option<RuleWatch>,
+    /// What was in force right after the rules were set.
+    in_force: Option<Value>,
+    older: BTreeSet<Connection>,
+}
+
+/// Runs the task of the pod `uid` until it is gone.
+///
+/// `spec` and `remains` are what an earlier agent knew.
+pub async fn run(
+    uid: Arc<str>,
+    tools: Arc<Tools>,
+    left: (Option<PodSpec>, Remains),
+    mut events: mpsc::UnboundedReceiver<Event>,
+    status: watch::Sender<Status>,
+) {
+    let (spec, remains) = left;
+    let mut pod = Pod {
+        uid,
+        tools,
+        course: Course::resumed(remains.phase, remains.repairs),
+        spec,
+        place: None,
+        watch: None,
+        in_force: None,
+        older: remains.older,
+    };
+    loop {
+        pod.publish(&status);
+        let step = pod.course.next(Instant::now());
+        let Step::Wait(until) = step else {
+            let outcome = pod.perform(step).await;
+            if let Outcome::Failed(reason) = &outcome {
+                debug!(uid = &*pod.uid, ?step, reason, "step failed");
+            }
+            let pace = *pod.tools.pace.borrow();
+            pod.course.finished(step, outcome, Instant::now(), pace);
+            while let Ok(event) = events.try_recv() {
+                if pod.take(event).is_break() {
+                    return pod.bury().await;
+                }
+            }
+            continue;
+        };
+        tokio::select! {
+            event = events.recv() => {
+                if event.is_none_or(|event| pod.take(event).is_break()) {
+                    return pod.bury().await;
+                }
+            }
+            () = sleep_until(until) => {}
+            () = changed(pod.watch.as_ref()) => pod.course.disturb(),
+        }
+    }
+}
+
+async fn sleep_until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn changed(watch: Option<&RuleWatch>) {
+    let followed = match watch {
+        Some(watch) => watch.changed().await.is_ok(),
+        None => false,
+    };
+    if !followed {
+        std::future::pending().await
+    }
+}
+
+impl Pod {
+    fn take(&mut self, event: Event) -> std::ops::ControlFlow<()> {
+        match event {
+            Event::Want(want, spec) => {
+                if spec.is_some() && spec != self.spec {
+                    self.spec = spec;
+                    self.course.outdate();
+                }
+                self.course.want(want);
+            }
+            Event::Namespace(place) => {
+                self.place = Some(*place);
+                self.course.present(true);
+            }
+            Event::Tunnel => self.course.prove_now(),
+            Event::Gone => return std::ops::ControlFlow::Break(()),
+        }
+        std::ops::ControlFlow::Continue(())
+    }
+
+    fn publish(&self, status: &watch::Sender<Status>) {
+        let now = Status::of(&self.course, &self.older);
+        let changed = status.send_if_modified(|last| {
+            if *last == now {
+                return false;
+            }
+            if last.standing != now.standing {
+                info!(uid = &*self.uid, standing = ?now.standing, reason = now.reason, "pod");
+            }
+            *last = now;
+            true
+        });
+        if changed {
+            self.tools.changed.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// Everything that outlives the namespace is taken back.
+    async fn bury(self) {
+        if let Err(error) = self.tools.zds.delete(&self.uid).await {
+            warn!(uid = &*self.uid, %error, "tunnel keeps a pod that is gone");
+        }
+        if let Err(error) = self.tools.host.forget(&self.uid).await {
+            warn!(uid = &*self.uid, %error, "cannot take back the kubelet's exemption");
+        }
+    }
+
+    async fn perform(&mut self, step: Step) -> Outcome {
+        let result = match step {
+            Step::HandOver => self.hand_over().await,
+            Step::Capture => self.capture().await,
+            Step::Prove => self.prove().await,
+            Step::Inspect => self.inspect().await,
+            Step::Release => self.release().await,
+            Step::Withdraw => self.withdraw().await,
+            Step::LookAtDrain => self.look_at_drain(),
+            Step::Remove => self.remove().await,
+            Step::Wait(_) => Ok(Outcome::Done),
+        };
+        result.unwrap_or_else(Outcome::Failed)
+    }
+
+    fn namespace(&self) -> Result<Arc<NetworkNamespace>, String> {
+        let place = self.place.as_ref().ok_or("network namespace is not known")?;
+        Ok(Arc::clone(&place.namespace))
+    }
+
+    fn spec(&self) -> Result<&PodSpec, String> {
+        self.spec.as_ref().ok_or_else(|| "the controller has not described the pod".to_owned())
+    }
+
+    fn addresses(&self) -> Vec<IpAddr> {
+        let told = self.spec.iter().flat_map(|spec| &spec.addresses);
+        let seen = self.place.iter().flat_map(|place| &place.addresses);
+        let all: BTreeSet<IpAddr> = told.chain(seen).copied().collect();
+        all.into_iter().collect()
+    }
+
+    async fn hand_over(&mut self) -> Result<Outcome, String> {
+        let namespace = self.namespace()?;
+        let spec = self.spec()?;
+        let addresses = self.addresses();
+        if !addresses.is_empty() && !holds_any(&namespace, &addresses).map_err(text)? {
+            return Err("the namespace holds none of the pod's addresses".to_owned());
+        }
+        let pod = ServedPod { uid: Arc::clone(&self.uid), who: spec.who(), netns: Some(namespace) };
+        self.tools.zds.add(pod).await.map_err(text)?;
+        Ok(Outcome::Done)
+    }
+
+    async fn capture(&mut self) -> Result<Outcome, String> {
+        let namespace = self.namespace()?;
+        let capture = self.spec()?.capture(&self.addresses());
+        let first = matches!(self.course.phase(), Phase::Handed);
+        if first {
+            self.older = Sockets::of(&namespace).map_err(text)?.of_application();
+        }
+        self.watch = None;
+        self.tools.host.set(&self.uid, capture.probes.clone()).await.map_err(text)?;
+        capture::apply(&namespace, &capture).await.map_err(text)?;
+        // Followed before it is read, so that no change falls in between.
+        self.watch = Some(RuleWatch::open(&namespace).map_err(text)?);
+        self.in_force = Some(capture::in_force(&namespace).await.map_err(text)?);
+        Ok(Outcome::Done)
+    }
+
+    async fn prove(&mut self) -> Result<Outcome, String> {
+        let namespace = self.namespace()?;
+        let addresses = self.addresses();
+        let spec = self.spec()?;
+        let inbound = if spec.bypass_inbound { &[][..] } else { &addresses };
+        let subject = Subject { uid: &self.uid, namespace: &namespace, inbound, names: spec.dns };
+        let proof = self.tools.prober.prove(&subject).await;
+        self.tools.metrics.proof(proof.is_ok());
+        proof.map_err(|unproven| {
+            let all: Vec<String> = unproven.iter().map(ToString::to_string).collect();
+            format!("capture is not proven: {}", all.join("; "))
+        })?;
+        self.look_at_older().await?;
+        Ok(Outcome::Done)
+    }
+
+    /// Older connections go on, but not those into a STRICT pod.
+    async fn look_at_older(&mut self) -> Result<(), String> {
+        if self.older.is_empty() {
+            return Ok(());
+        }
+        let namespace = self.namespace()?;
+        let sockets = Sockets::of(&namespace).map_err(text)?;
+        self.older = sockets.still_open(&self.older);
+        if self.spec()?.strict {
+            let inbound = sockets.inbound(&self.older);
+            if !inbound.is_empty() {
+                older::close(&namespace, &inbound).await;
+                let sockets = Sockets::of(&namespace).map_err(text)?;
+                self.older = sockets.still_open(&self.older);
+            }
+        }
+        Ok(())
+    }
+
+    async fn inspect(&mut self) -> Result<Outcome, String> {
+        let namespace = self.namespace()?;
+        let found = capture::in_force(&namespace).await.map_err(text)?;
+        if self.in_force.as_ref() == Some(&found) {
+            return Ok(Outcome::Done);
+        }
+        self.capture().await?;
+        self.tools.metrics.repaired();
+        warn!(uid = &*self.uid, "capture rules were lost or changed, and are set again");
+        Ok(Outcome::Repaired)
+    }
+
+    async fn release(&mut self) -> Result<Outcome, String> {
+        self.watch = None;
+        capture::release(&*self.namespace()?).await.map_err(text)?;
+        Ok(Outcome::Done)
+    }
+
+    async fn withdraw(&mut self) -> Result<Outcome, String> {
+        if let Err(error) = self.tools.zds.delete(&self.uid).await {
+            // It was told; whether it knew the pod changes nothing here.
+            warn!(uid = &*self.uid, %error, "tunnel refused to let go of a pod");
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn look_at_drain(&self) -> Result<Outcome, String> {
+        let sockets = Sockets::of(&*self.namespace()?).map_err(text)?;
+        Ok(if sockets.carried() == 0 { Outcome::Done } else { Outcome::Open })
+    }
+
+    async fn remove(&mut self) -> Result<Outcome, String> {
+        capture::remove(&*self.namespace()?).await.map_err(text)?;
+        self.tools.host.forget(&self.uid).await.map_err(text)?;
+        self.in_force = None;
+        self.older.clear();
+        Ok(Outcome::Done)
+    }
+}
+
+/// An error with its causes, in one line.
+fn text(error: impl std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}
