@@ -232,3 +232,6 @@ fn preferred<'a>(found: &'a [Arc<Service>], namespace: &Namespace) -> Option<&'a
     let visible = || found.iter().filter(|service| service.visible_to(namespace));
     visible().find(|service| service.key.namespace == *namespace).or_else(|| visible().next())
 }
+
+#[cfg(test)]
+mod tests;

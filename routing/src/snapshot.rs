@@ -8,6 +8,7 @@
 
 use crate::authorizations::Authorizations;
 use crate::discovery::Discovery;
+use crate::serving::Serving;
 
 /// All that a proxy knows; immutable, and cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -16,6 +17,8 @@ pub struct Snapshot {
     pub discovery: Discovery,
     /// Who may open which session.
     pub authorizations: Authorizations,
+    /// What a gateway serves; empty in a tunnel.
+    pub serving: Serving,
     /// Counts the applied batches; zero is the empty snapshot.
     pub revision: u64,
 }

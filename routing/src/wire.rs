@@ -8,6 +8,7 @@
 pub mod authorization;
 pub mod backend;
 pub mod ca;
+pub mod discovery;
 mod error;
 pub mod gateway;
 pub mod listener;

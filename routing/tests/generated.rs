@@ -2,8 +2,9 @@
 
 //! Generated messages are those of the `.proto` files.
 //!
-//! With `WAYMARK_REGENERATE=1` in the environment the files are written
-//! instead of compared. `protox` compiles, so no `protoc` is needed.
+//! `protox` compiles, so no `protoc` is needed. To write the files instead of
+//! comparing them, leave out what uses them, which may not build yet:
+//! `WAYMARK_REGENERATE=1 cargo test -p waymark-routing --no-default-features --test generated`
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

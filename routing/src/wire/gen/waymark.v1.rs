@@ -634,6 +634,15 @@ pub struct NodeReportAck {
     #[prost(string, repeated, tag = "3")]
     pub outside_namespaces: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Rejected {
+    /// Name of the resource.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Why, in one line.
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+}
 /// One rule of a route. Resource name: `Kind/namespace/name/index`.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Route {
