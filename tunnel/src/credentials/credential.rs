@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use policy::identity::Identity;
+use routing::l4::Expected;
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -156,16 +157,16 @@ impl Credential {
         Arc::clone(&self.server)
     }
 
-    /// TLS for one connection that we open to a peer with one of the `expected` identities.
+    /// TLS for one connection that we open to a peer that is one of the `expected`.
     ///
     /// # Errors
     ///
     /// When the TLS library refuses its own settings.
     pub fn client(
         &self,
-        expected: &Arc<[Identity]>,
+        expected: &Expected,
     ) -> Result<Arc<rustls::ClientConfig>, CredentialError> {
-        tls::client(Arc::clone(&self.key), Arc::clone(&self.store), Arc::clone(expected))
+        tls::client(Arc::clone(&self.key), Arc::clone(&self.store), expected.clone())
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::{Arc, LazyLock};
 
 use policy::identity::Identity;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
+use routing::l4::Expected;
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -82,7 +83,7 @@ pub(super) fn server(
 pub(super) fn client(
     key: Arc<CertifiedKey>,
     roots: Arc<RootCertStore>,
-    expected: Arc<[Identity]>,
+    expected: Expected,
 ) -> Result<Arc<ClientConfig>, CredentialError> {
     let verifier = ServerVerifier::new(roots, expected, provider());
     let mut config = ClientConfig::builder_with_provider(provider())

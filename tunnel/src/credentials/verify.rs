@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use policy::identity::{Identity, InvalidIdentity};
+use routing::l4::Expected;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{CryptoProvider, verify_tls13_signature};
@@ -136,14 +137,14 @@ impl ClientCertVerifier for ClientVerifier {
 #[derive(Debug)]
 pub(super) struct ServerVerifier {
     roots: Arc<RootCertStore>,
-    expected: Arc<[Identity]>,
+    expected: Expected,
     provider: Arc<CryptoProvider>,
 }
 
 impl ServerVerifier {
     pub(super) fn new(
         roots: Arc<RootCertStore>,
-        expected: Arc<[Identity]>,
+        expected: Expected,
         provider: Arc<CryptoProvider>,
     ) -> Self {
         Self { roots, expected, provider }
@@ -169,7 +170,7 @@ impl ServerCertVerifier for ServerVerifier {
             algorithms,
         )?;
         let identity = identity_of(leaf)?;
-        if !self.expected.contains(&identity) {
+        if !self.expected.admits(&identity) {
             return Err(CertificateError::Unexpected(identity).into());
         }
         Ok(ServerCertVerified::assertion())
