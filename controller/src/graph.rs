@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Which output read which key; changed keys → translators to run.
+//!
+//! Owns the record of every task's reads and what it made. Pure and deterministic: the same
+//! changes give the same outputs, and running only what a change touches gives what running
+//! everything would (the property test at the end).
+//!
+//! Start at [`Graph::run`].
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use crate::output::{OutputKey, Table};
+use crate::settings::Mesh;
+use crate::store::lookup::Lookup;
+use crate::store::{Key, Kind, Name, ReadKey, Stores};
+use crate::translate::Translator;
+
+/// One translator at one primary object.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct TaskId {
+    /// Which translator.
+    pub translator: Translator,
+    /// Its primary object; empty for what concerns the whole mesh.
+    pub name: Name,
+}
+
+#[derive(Debug, Default)]
+struct Task {
+    reads: HashSet<ReadKey>,
+    gives: Vec<OutputKey>,
+}
+
+/// All tasks, their reads and their outputs.
+#[derive(Debug, Default)]
+pub struct Graph {
+    tasks: HashMap<TaskId, Task>,
+    readers: HashMap<ReadKey, HashSet<TaskId>>,
+    /// Every output by key.
+    pub table: Table,
+}
+
+impl Graph {
+    /// Runs what `touched` concerns; returns the keys whose outputs differ from before.
+    pub fn run(&mut self, stores: &Stores, mesh: &Mesh, touched: &[ReadKey]) -> BTreeSet<OutputKey> {
+        let mut due: BTreeSet<TaskId> = BTreeSet::new();
+        if self.tasks.is_empty() {
+            let name = Name::new("", "");
+            due.insert(TaskId { translator: Translator::Mesh, name });
+        }
+        for key in touched {
+            due.extend(self.readers.get(key).into_iter().flatten().cloned());
+            if let ReadKey::Object(key) = key {
+                due.extend(tasks_of(key));
+            }
+        }
+        let mut changed = BTreeSet::new();
+        for id in due {
+            self.run_task(stores, mesh, id, &mut changed);
+        }
+        changed
+    }
+
+    fn run_task(&mut self, stores: &Stores, mesh: &Mesh, id: TaskId, changed: &mut BTreeSet<OutputKey>) {
+        let mut look = Lookup::new(stores, mesh);
+        let outputs = id.translator.run(&id.name, &mut look);
+        let reads = look.into_reads();
+        let old = self.tasks.remove(&id).unwrap_or_default();
+        for key in old.reads.difference(&reads) {
+            if let Some(readers) = self.readers.get_mut(key) {
+                readers.remove(&id);
+                if readers.is_empty() {
+                    self.readers.remove(key);
+                }
+            }
+        }
+        for key in reads.difference(&old.reads) {
+            self.readers.entry(key.clone()).or_default().insert(id.clone());
+        }
+        let gives = self.table.replace(&id, &old.gives, outputs, changed);
+        let alive = id.translator.primary().is_none_or(|kind| {
+            stores.object(&Key { kind, name: id.name.clone() }).is_some()
+        });
+        if alive || !gives.is_empty() {
+            self.tasks.insert(id, Task { reads, gives });
+        } else {
+            for key in &reads {
+                if let Some(readers) = self.readers.get_mut(key) {
+                    readers.remove(&id);
+                }
+            }
+        }
+    }
+}
+
+/// The tasks whose primary object is `key`.
+fn tasks_of(key: &Key) -> impl Iterator<Item = TaskId> {
+    let translators: &[Translator] = match key.kind {
+        Kind::Pod => &[Translator::Workload, Translator::NodePod],
+        Kind::Service => &[Translator::Service],
+        Kind::Secret
+        | Kind::GatewayClass
+        | Kind::Gateway
+        | Kind::HttpRoute
+        | Kind::GrpcRoute
+        | Kind::TlsRoute
+        | Kind::TcpRoute
+        | Kind::UdpRoute
+        | Kind::BackendTlsPolicy => &[],
+        Kind::AuthorizationPolicy => &[Translator::Authorization],
+        Kind::PeerAuthentication => &[Translator::PeerAuthentication],
+        Kind::ServiceEntry => &[Translator::ServiceEntry],
+        Kind::WorkloadEntry => &[Translator::WorkloadEntry],
+        Kind::Namespace
+        | Kind::Node
+        | Kind::ServiceAccount
+        | Kind::ConfigMap
+        | Kind::Deployment
+        | Kind::ReferenceGrant => &[],
+    };
+    let name = key.name.clone();
+    translators.iter().map(move |translator| TaskId { translator: *translator, name: name.clone() })
+}

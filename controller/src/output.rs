@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What translators make: resources for the data plane, statuses, objects; by key.
+//!
+//! Owns the table of all outputs. Two tasks may make the same output (a policy that two pods
+//! need): it stays until the last of them lets go, and the first by order is the one that
+//! counts. Pure: [`Table::replace`] tells which keys differ from before.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use policy::authz::Authorization;
+use routing::discovery::{Service, Workload};
+use routing::wire::messages::waymark::v1::NodePod;
+
+use crate::graph::TaskId;
+use crate::provision::manifest::Manifest;
+use crate::status::Status;
+use crate::store::{Key, Name};
+
+/// The resource families of the delta stream.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Family {
+    /// `istio.security.Authorization`: policies for sessions.
+    Authorization,
+    /// `istio.workload.Address`: workloads and services.
+    Address,
+    /// `waymark.v1.Secret`.
+    Secret,
+    /// `waymark.v1.Authorization`: policies for requests.
+    RequestAuthorization,
+    /// `waymark.v1.BackendTls`.
+    BackendTls,
+    /// `waymark.v1.Gateway`.
+    Gateway,
+    /// `waymark.v1.Listener`.
+    Listener,
+    /// `waymark.v1.Route`: one rule.
+    Route,
+    /// `waymark.v1.NodePod`.
+    NodePod,
+}
+
+impl Family {
+    /// Every family, in the order in which they are sent: what is named goes before what names it.
+    pub const ALL: [Self; 9] = [
+        Self::Authorization,
+        Self::Address,
+        Self::Secret,
+        Self::RequestAuthorization,
+        Self::BackendTls,
+        Self::Gateway,
+        Self::Listener,
+        Self::Route,
+        Self::NodePod,
+    ];
+
+    /// The type URL on the wire.
+    pub fn type_url(self) -> &'static str {
+        match self {
+            Self::Authorization => "type.googleapis.com/istio.security.Authorization",
+            Self::Address => "type.googleapis.com/istio.workload.Address",
+            Self::Secret => "type.googleapis.com/waymark.v1.Secret",
+            Self::RequestAuthorization => "type.googleapis.com/waymark.v1.Authorization",
+            Self::BackendTls => "type.googleapis.com/waymark.v1.BackendTls",
+            Self::Gateway => "type.googleapis.com/waymark.v1.Gateway",
+            Self::Listener => "type.googleapis.com/waymark.v1.Listener",
+            Self::Route => "type.googleapis.com/waymark.v1.Route",
+            Self::NodePod => "type.googleapis.com/waymark.v1.NodePod",
+        }
+    }
+
+    /// The family of a type URL.
+    pub fn of(type_url: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|family| family.type_url() == type_url)
+    }
+}
+
+/// One resource of the data plane, in domain words.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Resource {
+    /// A workload.
+    Workload(Box<Workload>),
+    /// A service.
+    Service(Service),
+    /// A policy for sessions.
+    Authorization(Authorization),
+    /// A policy for requests.
+    RequestAuthorization(Authorization),
+    /// A pod that belongs in the mesh.
+    NodePod(NodePod),
+}
+
+impl Resource {
+    /// Its family.
+    pub fn family(&self) -> Family {
+        match self {
+            Self::Workload(_) | Self::Service(_) => Family::Address,
+            Self::Authorization(_) => Family::Authorization,
+            Self::RequestAuthorization(_) => Family::RequestAuthorization,
+            Self::NodePod(_) => Family::NodePod,
+        }
+    }
+
+    /// Its name on the wire.
+    pub fn name(&self) -> Arc<str> {
+        match self {
+            Self::Workload(workload) => Arc::clone(&workload.uid),
+            Self::Service(service) => service.key.to_string().into(),
+            Self::Authorization(policy) | Self::RequestAuthorization(policy) => {
+                policy.name.as_str().into()
+            }
+            Self::NodePod(pod) => pod.uid.as_str().into(),
+        }
+    }
+}
+
+/// Who needs a resource.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Scope {
+    /// Every client that asks for the family.
+    Everyone,
+    /// Every gateway.
+    AllGateways,
+    /// These gateways.
+    Gateways(BTreeSet<Name>),
+    /// The agent of this node.
+    Node(Arc<str>),
+}
+
+/// A resource and who needs it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The resource.
+    pub resource: Resource,
+    /// Who needs it.
+    pub scope: Scope,
+}
+
+impl Config {
+    /// The output that sends `resource` to `scope`.
+    pub fn output(resource: Resource, scope: Scope) -> Output {
+        Output::Config(Arc::new(Self { resource, scope }))
+    }
+}
+
+/// What a translator makes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// A resource of the data plane.
+    Config(Arc<Config>),
+    /// What an object is told.
+    Status(Arc<Status>),
+    /// An object that runs a gateway.
+    Object(Arc<Manifest>),
+    /// Which listeners a route is attached to: they count it.
+    Attached(Key, Arc<BTreeSet<Listened>>),
+}
+
+/// A Gateway and the name of one of its listeners.
+pub type Listened = (Name, Arc<str>);
+
+/// Names an output.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum OutputKey {
+    /// A resource by family and name.
+    Config(Family, Arc<str>),
+    /// The status of an object.
+    Status(Key),
+    /// An object of a gateway.
+    Object(Key),
+    /// The attachment of a route.
+    Attached(Key),
+}
+
+impl Output {
+    /// Its key.
+    pub fn key(&self) -> OutputKey {
+        match self {
+            Self::Config(config) => {
+                OutputKey::Config(config.resource.family(), config.resource.name())
+            }
+            Self::Status(status) => OutputKey::Status(status.key.clone()),
+            Self::Object(manifest) => OutputKey::Object(manifest.key.clone()),
+            Self::Attached(route, _) => OutputKey::Attached(route.clone()),
+        }
+    }
+}
+
+/// All outputs by key, each with the tasks that make it.
+#[derive(Debug, Default)]
+pub struct Table {
+    makers: HashMap<OutputKey, BTreeMap<TaskId, Output>>,
+    attached: BTreeMap<Listened, usize>,
+}
+
+impl Table {
+    /// The output of a key.
+    pub fn get(&self, key: &OutputKey) -> Option<&Output> {
+        self.makers.get(key)?.first_key_value().map(|(_, output)| output)
+    }
+
+    /// Every output, in no order.
+    pub fn all(&self) -> impl Iterator<Item = (&OutputKey, &Output)> {
+        let first = |(key, makers)| {
+            let makers: &BTreeMap<TaskId, Output> = makers;
+            makers.first_key_value().map(|(_, output)| (key, output))
+        };
+        self.makers.iter().filter_map(first)
+    }
+
+    /// How many routes a listener serves.
+    pub fn attached(&self, listener: &Listened) -> usize {
+        self.attached.get(listener).copied().unwrap_or(0)
+    }
+
+    /// Takes `outputs` of a task in place of those under `old`; notes keys that differ in `changed`.
+    pub fn replace(
+        &mut self,
+        id: &TaskId,
+        old: &[OutputKey],
+        outputs: Vec<Output>,
+        changed: &mut BTreeSet<OutputKey>,
+    ) -> Vec<OutputKey> {
+        let mut gives = Vec::with_capacity(outputs.len());
+        for output in outputs {
+            let key = output.key();
+            self.put(id, &key, Some(output), changed);
+            gives.push(key);
+        }
+        for key in old {
+            if !gives.contains(key) {
+                self.put(id, key, None, changed);
+            }
+        }
+        gives
+    }
+
+    fn put(
+        &mut self,
+        id: &TaskId,
+        key: &OutputKey,
+        output: Option<Output>,
+        changed: &mut BTreeSet<OutputKey>,
+    ) {
+        let before = self.get(key).cloned();
+        let makers = self.makers.entry(key.clone()).or_default();
+        match output {
+            Some(output) => makers.insert(id.clone(), output),
+            None => makers.remove(id),
+        };
+        if makers.is_empty() {
+            self.makers.remove(key);
+        }
+        let after = self.get(key).cloned();
+        if before != after {
+            changed.insert(key.clone());
+            self.recount(before, -1, changed);
+            self.recount(after, 1, changed);
+        }
+    }
+
+    /// A route that came or went changes the status of the Gateways that count it.
+    fn recount(&mut self, output: Option<Output>, by: isize, changed: &mut BTreeSet<OutputKey>) {
+        let Some(Output::Attached(_, listeners)) = output else { return };
+        for listener in listeners.iter() {
+            let count = self.attached.entry(listener.clone()).or_default();
+            *count = count.saturating_add_signed(by);
+            if *count == 0 {
+                self.attached.remove(listener);
+            }
+            let kind = crate::store::Kind::Gateway;
+            changed.insert(OutputKey::Status(Key { kind, name: listener.0.clone() }));
+        }
+    }
+}

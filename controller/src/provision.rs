@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Writes the objects that run gateways.
+
+pub mod manifest;

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What is fixed when the controller starts: the only reader of flags and environment.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+
+/// What holds for the whole mesh; translators read it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Mesh {
+    /// Namespace whose policies hold everywhere.
+    pub root_namespace: Arc<str>,
+    /// Trust domain of every identity.
+    pub trust_domain: Arc<str>,
+    /// Name of the cluster on the wire.
+    pub cluster_id: Arc<str>,
+}
+
+impl Default for Mesh {
+    fn default() -> Self {
+        Self {
+            root_namespace: "istio-system".into(),
+            trust_domain: "cluster.local".into(),
+            cluster_id: "Kubernetes".into(),
+        }
+    }
+}
+
+/// Flags of `waymark-controller`.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "waymark-controller", about = "Control plane of Waymark", version)]
+pub struct Settings {
+    /// Folder with YAML objects; the last one that holds an object wins.
+    #[arg(long = "folder", required = true)]
+    pub folders: Vec<PathBuf>,
+
+    /// Directory that takes the objects made for Gateways; it is read like a folder.
+    #[arg(long)]
+    pub provision_dir: Option<PathBuf>,
+
+    /// Unix socket of the admin endpoints.
+    #[arg(long)]
+    pub admin_socket: Option<PathBuf>,
+
+    /// Where discovery, certificates and reports are served.
+    #[arg(long, default_value = "[::]:15012")]
+    pub listen: SocketAddr,
+
+    /// Directory with `root-cert.pem`, `root-key.pem` and `token-key.pem`; what is missing is made.
+    #[arg(long)]
+    pub ca_dir: PathBuf,
+
+    /// File that keeps the proven pods over a restart; beside the certificates when absent.
+    #[arg(long)]
+    pub state_file: Option<PathBuf>,
+
+    /// More DNS names or IP addresses for the server's own certificate.
+    #[arg(long = "server-name")]
+    pub server_names: Vec<String>,
+
+    /// Namespace whose policies hold everywhere.
+    #[arg(long, default_value = "istio-system")]
+    pub root_namespace: String,
+
+    /// Trust domain of every identity.
+    #[arg(long, default_value = "cluster.local")]
+    pub trust_domain: String,
+
+    /// Name of the cluster on the wire.
+    #[arg(long, default_value = "Kubernetes")]
+    pub cluster_id: String,
+
+    /// Service accounts, `namespace/name`, that may ask for certificates of the pods on their node.
+    #[arg(long = "trusted-node-account", default_value = "istio-system/ztunnel")]
+    pub trusted_node_accounts: Vec<String>,
+
+    /// Service accounts, `namespace/name`, that may report the pods of their node.
+    #[arg(long = "agent-account", default_value = "istio-system/waymark-agent")]
+    pub agent_accounts: Vec<String>,
+
+    /// Longest life of a workload certificate, in seconds.
+    #[arg(long, default_value_t = 86_400)]
+    pub certificate_ttl: u64,
+
+    /// Seconds after which a silent client is named and no longer waited for.
+    #[arg(long, default_value_t = 10)]
+    pub silent_after: u64,
+
+    /// Most clients served at once.
+    #[arg(long, default_value_t = 10_000)]
+    pub max_clients: usize,
+}
+
+impl Settings {
+    /// What translators read.
+    pub fn mesh(&self) -> Mesh {
+        Mesh {
+            root_namespace: self.root_namespace.as_str().into(),
+            trust_domain: self.trust_domain.as_str().into(),
+            cluster_id: self.cluster_id.as_str().into(),
+        }
+    }
+
+    /// How long to wait for a silent client.
+    pub fn silence(&self) -> Duration {
+        Duration::from_secs(self.silent_after)
+    }
+
+    /// The file that keeps the proven pods.
+    pub fn state_path(&self) -> PathBuf {
+        self.state_file.clone().unwrap_or_else(|| self.ca_dir.join("enrolled.json"))
+    }
+
+    /// All folders, with the one of generated objects last.
+    pub fn all_folders(&self) -> Vec<PathBuf> {
+        self.folders.iter().chain(&self.provision_dir).cloned().collect()
+    }
+}

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The statuses that are out.
+//!
+//! Owns: which conditions may be seen, and since when they are as they are. A condition that
+//! waits shows its last state, or `Unknown`/`Pending`, until the revision that it belongs to
+//! is acknowledged.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use super::Status;
+use super::render::{self, Seen};
+use crate::store::Key;
+
+/// What is told about every object.
+#[derive(Debug, Default)]
+pub struct Board {
+    entries: BTreeMap<Key, Entry>,
+    waiting: BTreeSet<(u64, Key)>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    wanted: Status,
+    revision: u64,
+    attached: BTreeMap<String, usize>,
+    seen: Seen,
+    value: Value,
+}
+
+/// How far the data plane is, and what time it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment<'a> {
+    /// The revision that every client concerned has acknowledged.
+    pub acked: u64,
+    /// The time in RFC 3339.
+    pub now: &'a str,
+}
+
+impl Board {
+    /// Takes what should be said of an object as of `revision`, or that nothing should.
+    ///
+    /// The second part of `wanted` counts the routes of each listener of a Gateway.
+    pub fn update(
+        &mut self,
+        key: &Key,
+        wanted: Option<(Status, BTreeMap<String, usize>)>,
+        revision: u64,
+        moment: Moment<'_>,
+    ) {
+        let Some((wanted, attached)) = wanted else {
+            self.entries.remove(key);
+            return;
+        };
+        let mut seen = self.entries.remove(key).map(|entry| entry.seen).unwrap_or_default();
+        let acked = moment.acked >= revision;
+        let value = render::render(&wanted, &attached, acked, &mut seen, moment.now);
+        if !acked && wanted.waits() {
+            self.waiting.insert((revision, key.clone()));
+        }
+        self.entries.insert(key.clone(), Entry { wanted, revision, attached, seen, value });
+    }
+
+    /// Lets out what waited for a revision that is acknowledged now.
+    pub fn acknowledged(&mut self, moment: Moment<'_>) {
+        while let Some((revision, key)) = self.waiting.pop_first() {
+            if revision > moment.acked {
+                self.waiting.insert((revision, key));
+                return;
+            }
+            let Some(entry) = self.entries.get_mut(&key) else { continue };
+            if entry.revision <= moment.acked {
+                let Entry { wanted, attached, seen, .. } = entry;
+                entry.value = render::render(wanted, attached, true, seen, moment.now);
+            }
+        }
+    }
+
+    /// What is told about an object now.
+    pub fn get(&self, key: &Key) -> Option<&Value> {
+        self.entries.get(key).map(|entry| &entry.value)
+    }
+
+    /// Every condition that is False: its object, type, reason and message.
+    pub fn refused(&self) -> Vec<(Key, &'static str, &'static str, String)> {
+        let mut found = Vec::new();
+        for (key, entry) in &self.entries {
+            let conditions = entry.wanted.conditions();
+            for condition in conditions.into_iter().filter(|condition| condition.is_bad()) {
+                let message = condition.message.clone();
+                found.push((key.clone(), condition.kind, condition.reason, message));
+            }
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::{Body, Condition};
+    use crate::store::{Kind, Name};
+
+    fn key() -> Key {
+        Key { kind: Kind::HttpRoute, name: Name::new("n", "r") }
+    }
+
+    fn put(board: &mut Board, condition: Condition, revision: u64, acked: u64, now: &str) {
+        let body = Body::Conditions(vec![condition]);
+        let status = Status { key: key(), generation: Some(3), body };
+        board.update(&key(), Some((status, BTreeMap::new())), revision, Moment { acked, now });
+    }
+
+    fn seen(board: &Board) -> (String, String, String) {
+        let condition = &board.get(&key()).unwrap()["conditions"][0];
+        let text = |field: &str| condition[field].as_str().unwrap().to_owned();
+        (text("status"), text("reason"), text("lastTransitionTime"))
+    }
+
+    #[test]
+    fn a_promise_waits_for_the_acknowledgement_and_a_refusal_does_not() {
+        let mut board = Board::default();
+        let yes = || Condition::new("Accepted", true, "Accepted", String::new()).after_ack();
+        put(&mut board, yes(), 5, 4, "t1");
+        assert_eq!(seen(&board), ("Unknown".into(), "Pending".into(), "t1".into()));
+        board.acknowledged(Moment { acked: 4, now: "t2" });
+        assert_eq!(seen(&board).0, "Unknown");
+        board.acknowledged(Moment { acked: 5, now: "t3" });
+        assert_eq!(seen(&board), ("True".into(), "Accepted".into(), "t3".into()));
+
+        // Still true, of a newer revision: it never flaps.
+        put(&mut board, yes(), 6, 5, "t4");
+        assert_eq!(seen(&board), ("True".into(), "Accepted".into(), "t3".into()));
+
+        put(&mut board, Condition::new("Accepted", false, "No", String::new()), 7, 5, "t5");
+        assert_eq!(seen(&board), ("False".into(), "No".into(), "t5".into()));
+        board.acknowledged(Moment { acked: 7, now: "t6" });
+        assert_eq!(seen(&board), ("False".into(), "No".into(), "t5".into()));
+        assert_eq!(board.refused().len(), 1);
+        assert_eq!(board.get(&key()).unwrap()["conditions"][0]["observedGeneration"], 3);
+    }
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Statuses as JSON, as Kubernetes writes them.
+//!
+//! Owns observedGeneration and lastTransitionTime: a condition keeps its time while its status
+//! stays as it is. Pure; the caller brings the time.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::{Body, Condition, ListenerStatus, ParentStatus, Status};
+use crate::api;
+
+/// The last state of each condition: status, and since when.
+pub type Seen = BTreeMap<String, (String, String)>;
+
+impl Status {
+    /// Tells whether any condition waits.
+    pub fn waits(&self) -> bool {
+        self.conditions().iter().any(|condition| condition.waits)
+    }
+
+    /// All conditions.
+    pub fn conditions(&self) -> Vec<&Condition> {
+        match &self.body {
+            Body::Conditions(conditions) | Body::Class { conditions, .. } => {
+                conditions.iter().collect()
+            }
+            Body::Gateway { conditions, listeners, .. } => {
+                let of_listeners = listeners.iter().flat_map(|listener| &listener.conditions);
+                conditions.iter().chain(of_listeners).collect()
+            }
+            Body::Parents { parents, .. } => {
+                parents.iter().flat_map(|parent| &parent.conditions).collect()
+            }
+        }
+    }
+}
+
+/// The status as JSON; waiting conditions show their last state unless `acked`.
+pub fn render(
+    status: &Status,
+    attached: &BTreeMap<String, usize>,
+    acked: bool,
+    seen: &mut Seen,
+    now: &str,
+) -> Value {
+    let old = std::mem::take(seen);
+    let mut pen = Pen { generation: status.generation, acked, now, old, new: seen };
+    match &status.body {
+        Body::Conditions(conditions) => json!({ "conditions": pen.all("", conditions) }),
+        Body::Class { conditions, features } => {
+            let features: Vec<_> = features.iter().map(|name| json!({ "name": name })).collect();
+            json!({ "conditions": pen.all("", conditions), "supportedFeatures": features })
+        }
+        Body::Gateway { conditions, addresses, listeners } => {
+            let addresses: Vec<_> = addresses
+                .iter()
+                .map(|(kind, value)| json!({ "type": kind, "value": value }))
+                .collect();
+            let listeners: Vec<_> =
+                listeners.iter().map(|listener| pen.listener(listener, attached)).collect();
+            let conditions = pen.all("", conditions);
+            json!({ "addresses": addresses, "conditions": conditions, "listeners": listeners })
+        }
+        Body::Parents { fields: (list, reference), parents } => {
+            let entries: Vec<_> =
+                (0..).zip(parents).map(|(at, parent)| pen.parent(at, reference, parent)).collect();
+            json!({ (*list): entries })
+        }
+    }
+}
+
+struct Pen<'a> {
+    generation: Option<i64>,
+    acked: bool,
+    now: &'a str,
+    old: Seen,
+    new: &'a mut Seen,
+}
+
+impl Pen<'_> {
+    fn all(&mut self, at: &str, conditions: &[Condition]) -> Vec<Value> {
+        conditions.iter().map(|condition| self.one(at, condition)).collect()
+    }
+
+    fn one(&mut self, at: &str, condition: &Condition) -> Value {
+        let key = format!("{at}/{}", condition.kind);
+        let before = self.old.get(&key).cloned();
+        let wanted = if condition.status { "True" } else { "False" };
+        let was_so = before.as_ref().is_some_and(|(status, _)| status == wanted);
+        let (status, reason, message) = if condition.waits && !self.acked && !was_so {
+            ("Unknown", "Pending", "the proxies have not all acknowledged it yet")
+        } else {
+            (wanted, condition.reason, condition.message.as_str())
+        };
+        let since = match before {
+            Some((old, since)) if old == status => since,
+            _ => self.now.to_owned(),
+        };
+        self.new.insert(key, (status.to_owned(), since.clone()));
+        let mut value = json!({
+            "type": condition.kind, "status": status, "reason": reason, "message": message,
+            "lastTransitionTime": since,
+        });
+        if let (Some(generation), Some(fields)) = (self.generation, value.as_object_mut()) {
+            fields.insert("observedGeneration".to_owned(), generation.into());
+        }
+        value
+    }
+
+    fn listener(&mut self, listener: &ListenerStatus, attached: &BTreeMap<String, usize>) -> Value {
+        let kinds: Vec<_> = listener
+            .kinds
+            .iter()
+            .map(|kind| json!({ "group": api::GATEWAY_GROUP, "kind": kind }))
+            .collect();
+        json!({
+            "name": listener.name,
+            "attachedRoutes": attached.get(&listener.name).copied().unwrap_or(0),
+            "supportedKinds": kinds,
+            "conditions": self.all(&listener.name, &listener.conditions),
+        })
+    }
+
+    fn parent(&mut self, at: usize, reference: &str, parent: &ParentStatus) -> Value {
+        json!({
+            (reference): parent.reference,
+            "controllerName": parent.controller,
+            "conditions": self.all(&at.to_string(), &parent.conditions),
+        })
+    }
+}

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What the controller learnt outside objects: the proven state of pods, as their agents
+//! report it, and how far an ordered change has come.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::ReadKey;
+
+/// Names a fact.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum FactKey {
+    /// State of the pod with this UID.
+    Pod(Arc<str>),
+    /// Step of the ordered change of this service or workload.
+    Step(Arc<str>),
+}
+
+/// What an agent reports about a pod.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct PodFact {
+    /// The node whose agent reported.
+    pub node: String,
+    /// How far enrolment is.
+    pub state: PodState,
+    /// Why it failed, or what was noticed; may be empty.
+    pub reason: String,
+    /// Connections that were open before enrolment and go on outside the tunnel.
+    pub older_connections: u32,
+    /// Rules that were lost and put back.
+    pub repairs: u32,
+}
+
+/// How far the enrolment of a pod is.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum PodState {
+    /// Work is going on.
+    Pending,
+    /// Capture and listeners are proven.
+    Enrolled,
+    /// Capture could not be proven.
+    Failed,
+    /// The pod is out of the mesh.
+    Released,
+}
+
+/// How far the change of a waypoint binding has come.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Step {
+    /// The waypoint was never ready since it was asked for: traffic goes as before.
+    Waiting,
+    /// Published; not all clients have acknowledged it.
+    Published,
+    /// Acknowledged: the guard is on.
+    #[default]
+    Guarded,
+}
+
+/// All facts.
+#[derive(Debug, Default)]
+pub struct Facts {
+    pods: HashMap<Arc<str>, PodFact>,
+    steps: HashMap<Arc<str>, Step>,
+}
+
+impl Facts {
+    /// State of a pod, by UID.
+    pub fn pod(&self, uid: &str) -> Option<&PodFact> {
+        self.pods.get(uid)
+    }
+
+    /// Every pod that an agent reported, by UID.
+    pub fn pods(&self) -> impl Iterator<Item = (&Arc<str>, &PodFact)> {
+        self.pods.iter()
+    }
+
+    /// Step of a service or workload; [`Step::Guarded`] when nothing is under way.
+    pub fn step(&self, what: &str) -> Step {
+        self.steps.get(what).copied().unwrap_or_default()
+    }
+
+    /// Takes the state of one pod, or forgets it; returns the touched key if it changed.
+    pub fn set_pod(&mut self, uid: &str, fact: Option<PodFact>) -> Option<ReadKey> {
+        if self.pods.get(uid) == fact.as_ref() {
+            return None;
+        }
+        let uid: Arc<str> = uid.into();
+        match fact {
+            Some(fact) => self.pods.insert(Arc::clone(&uid), fact),
+            None => self.pods.remove(&uid),
+        };
+        Some(ReadKey::Fact(FactKey::Pod(uid)))
+    }
+
+    /// Takes the step of one change; returns the touched key if it moved.
+    pub fn set_step(&mut self, what: &str, step: Step) -> Option<ReadKey> {
+        if self.step(what) == step {
+            return None;
+        }
+        let what: Arc<str> = what.into();
+        match step {
+            Step::Guarded => self.steps.remove(&what),
+            Step::Waiting | Step::Published => self.steps.insert(Arc::clone(&what), step),
+        };
+        Some(ReadKey::Fact(FactKey::Step(what)))
+    }
+}

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Under which values an object can be found besides its name.
+//!
+//! An index holds what a translator would otherwise scan for, so that a change touches only
+//! the outputs that could have seen it. A value is `namespace/text` where the namespace
+//! bounds the search.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use gateway_api::backendtlspolicies::BackendTlsPolicy;
+use gateway_api::experimental::gateways::Gateway;
+use k8s_openapi::api::core::v1::{Pod, Service};
+
+use super::Stored;
+use crate::api::gateway::{BackendRef, GrpcRoute, HttpRoute, ParentRef, TcpRoute, TlsRoute, UdpRoute};
+use crate::api::istio::{AuthorizationPolicy, PeerAuthentication, ServiceEntry, WorkloadEntry};
+
+/// A way to find objects.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Index {
+    /// Every object; the value is empty.
+    All,
+    /// By namespace.
+    Namespace,
+    /// By one label: `namespace/key=value`.
+    Label,
+    /// By the first label that the object selects, `namespace/key=value`; `namespace/` if it
+    /// selects by none.
+    Selects,
+    /// Pods by node name.
+    Node,
+    /// Pods by UID.
+    Uid,
+    /// Routes by parent: `Kind/namespace/name`.
+    Parent,
+    /// Routes by the Services that they send to: `Service/namespace/name`.
+    Backend,
+    /// Gateways by class name.
+    Class,
+    /// Policies by what they point at: `Kind/namespace/name`.
+    Target,
+    /// Gateways and policies by the Secret or ConfigMap they name: `Kind/namespace/name`.
+    Refers,
+}
+
+/// The index values of an object.
+pub(super) fn of<K: Stored>(object: &K) -> Vec<(Index, Arc<str>)> {
+    let meta = object.meta();
+    let namespace = meta.namespace.as_deref().unwrap_or_default();
+    let mut values = Values { namespace, found: Vec::new() };
+    values.add(Index::All, String::new());
+    values.add(Index::Namespace, namespace.to_owned());
+    let any = object as &dyn Any;
+    if let Some(pod) = any.downcast_ref::<Pod>() {
+        values.labels(meta.labels.as_ref());
+        values.pod(pod);
+    } else if let Some(service) = any.downcast_ref::<Service>() {
+        values.labels(meta.labels.as_ref());
+        values.selects(service.spec.as_ref().and_then(|spec| spec.selector.as_ref()));
+    } else if let Some(entry) = any.downcast_ref::<WorkloadEntry>() {
+        values.labels(Some(&entry.spec.labels));
+    } else if let Some(entry) = any.downcast_ref::<ServiceEntry>() {
+        values.selects(entry.spec.workload_selector.as_ref().map(|selector| &selector.labels));
+    } else if let Some(policy) = any.downcast_ref::<PeerAuthentication>() {
+        values.selects(policy.spec.selector.as_ref().map(|selector| &selector.match_labels));
+    } else if let Some(policy) = any.downcast_ref::<AuthorizationPolicy>() {
+        values.authorization(policy);
+    } else if let Some(policy) = any.downcast_ref::<BackendTlsPolicy>() {
+        values.backend_tls(policy);
+    } else if let Some(gateway) = any.downcast_ref::<Gateway>() {
+        values.gateway(gateway);
+    } else {
+        values.route(any);
+    }
+    values.found
+}
+
+/// The index value for a label inside a namespace.
+pub fn label(namespace: &str, key: &str, value: &str) -> String {
+    format!("{namespace}/{key}={value}")
+}
+
+/// The index value for an object that others point at.
+pub fn object(kind: &str, namespace: &str, name: &str) -> String {
+    format!("{kind}/{namespace}/{name}")
+}
+
+struct Values<'a> {
+    namespace: &'a str,
+    found: Vec<(Index, Arc<str>)>,
+}
+
+impl Values<'_> {
+    fn add(&mut self, index: Index, value: String) {
+        self.found.push((index, value.into()));
+    }
+
+    fn labels(&mut self, labels: Option<&BTreeMap<String, String>>) {
+        for (key, value) in labels.into_iter().flatten() {
+            self.add(Index::Label, label(self.namespace, key, value));
+        }
+    }
+
+    fn selects(&mut self, labels: Option<&BTreeMap<String, String>>) {
+        let first = labels.and_then(|labels| labels.first_key_value());
+        let value = match first {
+            Some((key, value)) => label(self.namespace, key, value),
+            None => format!("{}/", self.namespace),
+        };
+        self.add(Index::Selects, value);
+    }
+
+    fn pod(&mut self, pod: &Pod) {
+        if let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()) {
+            self.add(Index::Node, node);
+        }
+        if let Some(uid) = pod.metadata.uid.clone() {
+            self.add(Index::Uid, uid);
+        }
+    }
+
+    fn authorization(&mut self, policy: &AuthorizationPolicy) {
+        self.selects(policy.spec.selector.as_ref().map(|selector| &selector.match_labels));
+        for target in policy.spec.target_refs.iter().chain(&policy.spec.target_ref) {
+            self.add(Index::Target, object(&target.kind, self.namespace, &target.name));
+        }
+    }
+
+    fn backend_tls(&mut self, policy: &BackendTlsPolicy) {
+        for target in &policy.spec.target_refs {
+            self.add(Index::Target, object(&target.kind, self.namespace, &target.name));
+        }
+        for reference in policy.spec.validation.ca_certificate_refs.iter().flatten() {
+            self.add(Index::Refers, object(&reference.kind, self.namespace, &reference.name));
+        }
+    }
+
+    fn gateway(&mut self, gateway: &Gateway) {
+        self.add(Index::Class, gateway.spec.gateway_class_name.clone());
+        for listener in &gateway.spec.listeners {
+            let refs = listener.tls.as_ref().and_then(|tls| tls.certificate_refs.as_ref());
+            for reference in refs.into_iter().flatten() {
+                let namespace = reference.namespace.as_deref().unwrap_or(self.namespace);
+                self.add(Index::Refers, object("Secret", namespace, &reference.name));
+            }
+        }
+        let backend = gateway.spec.tls.as_ref().and_then(|tls| tls.backend.as_ref());
+        if let Some(reference) = backend.and_then(|tls| tls.client_certificate_ref.as_ref()) {
+            let namespace = reference.namespace.as_deref().unwrap_or(self.namespace);
+            self.add(Index::Refers, object("Secret", namespace, &reference.name));
+        }
+    }
+
+    fn backends<'b>(&mut self, backends: impl Iterator<Item = &'b BackendRef>) {
+        for backend in backends {
+            if backend.kind.as_deref().unwrap_or("Service") == "Service" {
+                let namespace = backend.namespace.as_deref().unwrap_or(self.namespace);
+                self.add(Index::Backend, object("Service", namespace, &backend.name));
+            }
+        }
+    }
+
+    fn route(&mut self, any: &dyn Any) {
+        let parents: &[ParentRef] = if let Some(route) = any.downcast_ref::<HttpRoute>() {
+            self.backends(route.spec.rules.iter().flatten().flat_map(|rule| &rule.backend_refs));
+            &route.spec.parent_refs
+        } else if let Some(route) = any.downcast_ref::<GrpcRoute>() {
+            self.backends(route.spec.rules.iter().flatten().flat_map(|rule| &rule.backend_refs));
+            &route.spec.parent_refs
+        } else if let Some(route) = any.downcast_ref::<TlsRoute>() {
+            &route.spec.parent_refs
+        } else if let Some(route) = any.downcast_ref::<TcpRoute>() {
+            &route.spec.parent_refs
+        } else if let Some(route) = any.downcast_ref::<UdpRoute>() {
+            &route.spec.parent_refs
+        } else {
+            return;
+        };
+        for parent in parents {
+            let kind = parent.kind.as_deref().unwrap_or("Gateway");
+            let namespace = parent.namespace.as_deref().unwrap_or(self.namespace);
+            self.add(Index::Parent, object(kind, namespace, &parent.name));
+        }
+    }
+}

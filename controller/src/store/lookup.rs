@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Reads the stores for a translator and records each key that it asked for, found or not.
+//!
+//! What a translator did not ask for here it cannot know, so a change elsewhere cannot
+//! change its output.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use super::facts::{FactKey, PodFact, Step};
+use super::index::Index;
+use super::{Key, Name, ReadKey, Stored, Stores};
+use crate::settings::Mesh;
+
+/// The one way for a translator to see other objects.
+#[derive(Debug)]
+pub struct Lookup<'a> {
+    stores: &'a Stores,
+    mesh: &'a Mesh,
+    reads: HashSet<ReadKey>,
+}
+
+impl<'a> Lookup<'a> {
+    /// Reads from `stores`.
+    pub fn new(stores: &'a Stores, mesh: &'a Mesh) -> Self {
+        Self { stores, mesh, reads: HashSet::new() }
+    }
+
+    /// What holds for the whole mesh.
+    pub fn mesh(&self) -> &'a Mesh {
+        self.mesh
+    }
+
+    /// One object.
+    pub fn get<K: Stored>(&mut self, namespace: &str, name: &str) -> Option<&'a Arc<K>> {
+        let key = Key { kind: K::KIND, name: Name::new(namespace, name) };
+        let found = K::store(self.stores).by_name.get(&key.name);
+        self.reads.insert(ReadKey::Object(key));
+        found
+    }
+
+    /// The objects under an index value, in order of their names.
+    pub fn list<K: Stored>(&mut self, index: Index, value: &str) -> Vec<&'a Arc<K>> {
+        self.reads.insert(ReadKey::Index(K::KIND, index, value.into()));
+        self.stores.list::<K>(index, value)
+    }
+
+    /// The objects that select `labels` inside `namespace`.
+    ///
+    /// Selectors are asked for by their first label, and by none; `selector` tells the whole
+    /// selector of a candidate, `None` for one that selects nothing at all.
+    pub fn selecting<K: Stored>(
+        &mut self,
+        namespace: &str,
+        labels: &BTreeMap<String, String>,
+        selector: impl Fn(&K) -> Option<&BTreeMap<String, String>>,
+    ) -> Vec<&'a Arc<K>> {
+        let mut found = self.list::<K>(Index::Selects, &format!("{namespace}/"));
+        for (key, value) in labels {
+            found.extend(self.list::<K>(Index::Selects, &super::index::label(namespace, key, value)));
+        }
+        found.retain(|object| {
+            selector(object).is_some_and(|wanted| {
+                wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
+            })
+        });
+        found
+    }
+
+    /// What the agent said about a pod.
+    pub fn pod(&mut self, uid: &str) -> Option<&'a PodFact> {
+        self.reads.insert(ReadKey::Fact(FactKey::Pod(uid.into())));
+        self.stores.facts.pod(uid)
+    }
+
+    /// How far the ordered change of `what` has come.
+    pub fn step(&mut self, what: &str) -> Step {
+        self.reads.insert(ReadKey::Fact(FactKey::Step(what.into())));
+        self.stores.facts.step(what)
+    }
+
+    /// The keys that were asked for.
+    pub fn into_reads(self) -> HashSet<ReadKey> {
+        self.reads
+    }
+}

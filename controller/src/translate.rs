@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The translators: pure functions from one primary object, and what they looked up, to outputs.
+
+pub mod allowed;
+pub mod authorization;
+pub mod entry;
+pub mod guard;
+pub mod node_pod;
+pub mod peer_authentication;
+pub mod pod;
+pub mod routes;
+pub mod service;
+pub mod shape;
+pub mod waypoint;
+pub mod workload;
+
+use crate::output::Output;
+use crate::store::lookup::Lookup;
+use crate::store::{Kind, Name};
+
+/// A translator.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Translator {
+    /// What holds for the whole mesh and belongs to no single object.
+    Mesh,
+    /// Pods as workloads.
+    Workload,
+    /// Pods as their agents see them.
+    NodePod,
+    /// Services.
+    Service,
+    /// ServiceEntries.
+    ServiceEntry,
+    /// WorkloadEntries.
+    WorkloadEntry,
+    /// AuthorizationPolicies.
+    Authorization,
+    /// PeerAuthentications.
+    PeerAuthentication,
+}
+
+impl Translator {
+    /// The kind of its primary object; none for [`Self::Mesh`].
+    pub fn primary(self) -> Option<Kind> {
+        match self {
+            Self::Mesh => None,
+            Self::Workload | Self::NodePod => Some(Kind::Pod),
+            Self::Service => Some(Kind::Service),
+            Self::ServiceEntry => Some(Kind::ServiceEntry),
+            Self::WorkloadEntry => Some(Kind::WorkloadEntry),
+            Self::Authorization => Some(Kind::AuthorizationPolicy),
+            Self::PeerAuthentication => Some(Kind::PeerAuthentication),
+        }
+    }
+
+    /// Outputs for the primary object `name`; none if it is not there.
+    pub fn run(self, name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
+        match self {
+            Self::Mesh => peer_authentication::run_mesh(look),
+            Self::Workload => workload::run(name, look),
+            Self::NodePod => node_pod::run(name, look),
+            Self::Service => service::run(name, look),
+            Self::ServiceEntry => entry::run_service(name, look),
+            Self::WorkloadEntry => entry::run_workload(name, look),
+            Self::Authorization => authorization::run(name, look),
+            Self::PeerAuthentication => peer_authentication::run(name, look),
+        }
+    }
+}

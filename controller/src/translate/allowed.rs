@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Which namespaces and kinds a listener takes routes from.
+//!
+//! Rule: `AllowedRoutes` in Gateway API `apis/v1/gateway_types.go`.
+
+use std::collections::BTreeMap;
+
+use gateway_api::experimental::gateways::{
+    GatewayListeners, GatewayListenersAllowedRoutesNamespacesFrom as From,
+    GatewayListenersAllowedRoutesNamespacesSelector as Selector,
+};
+use k8s_openapi::api::core::v1::Namespace;
+
+use crate::store::lookup::Lookup;
+
+/// Tells whether `listener` of a Gateway in `own` takes objects of `namespace`.
+pub fn namespace(
+    listener: &GatewayListeners,
+    own: &str,
+    namespace: &str,
+    look: &mut Lookup<'_>,
+) -> bool {
+    let namespaces = listener.allowed_routes.as_ref().and_then(|routes| routes.namespaces.as_ref());
+    let from = namespaces.and_then(|namespaces| namespaces.from.as_ref());
+    match from {
+        None | Some(From::Same) => own == namespace,
+        Some(From::All) => true,
+        Some(From::Selector) => {
+            let Some(selector) = namespaces.and_then(|namespaces| namespaces.selector.as_ref()) else {
+                return false;
+            };
+            let labels = look
+                .get::<Namespace>("", namespace)
+                .map(|namespace| namespace.metadata.labels.clone().unwrap_or_default());
+            // Every namespace of a cluster carries its name as a label, written or not.
+            let mut labels = labels.unwrap_or_default();
+            labels
+                .entry("kubernetes.io/metadata.name".to_owned())
+                .or_insert_with(|| namespace.to_owned());
+            selects(selector, &labels)
+        }
+    }
+}
+
+/// Tells whether a label selector selects `labels`; an operator that is not known selects nothing.
+fn selects(selector: &Selector, labels: &BTreeMap<String, String>) -> bool {
+    let matches = selector.match_labels.iter().flatten();
+    let all_labels = matches.into_iter().all(|(key, value)| labels.get(key) == Some(value));
+    let mut expressions = selector.match_expressions.iter().flatten();
+    all_labels
+        && expressions.all(|expression| {
+            let value = labels.get(&expression.key);
+            let listed = || {
+                let values = expression.values.as_deref().unwrap_or_default();
+                value.is_some_and(|value| values.contains(value))
+            };
+            match expression.operator.as_str() {
+                "In" => listed(),
+                "NotIn" => !listed(),
+                "Exists" => value.is_some(),
+                "DoesNotExist" => value.is_none(),
+                _ => false,
+            }
+        })
+}

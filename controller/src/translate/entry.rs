@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! ServiceEntry and WorkloadEntry → services and workloads that the mesh does not run.
+//!
+//! Rule: `ambient.md` §1.5, §4.3 as Istio does it. Addresses for entries without any come from
+//! 240.240.0.0/16 and 2001:2::/48 and are taken from the status, if one is there, or derived
+//! from the host's name: the same host keeps its address over restarts.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Namespace as KubeNamespace;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use policy::identity::{Identity, Namespace};
+use routing::discovery::{
+    AppProtocol, HealthPolicy, LoadBalancing, LoadBalancingMode, Locality, Port, Service,
+    ServiceKey, TunnelProtocol, VirtualAddress, Workload, WorkloadType,
+};
+use sha2::{Digest, Sha256};
+
+use super::service::{distribution, ingress_uses, protocol_of, status};
+use super::waypoint::{self, label};
+use super::{authorization, peer_authentication, workload};
+use crate::api;
+use crate::api::istio::{EntryPort, ServiceEntry, WorkloadEntry, WorkloadEntrySpec};
+use crate::output::{Config, Output, Resource, Scope};
+use crate::store::facts::Step;
+use crate::store::lookup::Lookup;
+use crate::store::{Key, Kind, Name};
+
+/// Outputs of one ServiceEntry: a service per host, a workload per endpoint.
+pub fn run_service(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
+    let object = look.get::<ServiceEntry>(&name.namespace, &name.name);
+    let Some(object) = object else { return Vec::new() };
+    let Ok(namespace) = name.namespace.parse::<Namespace>() else { return Vec::new() };
+    let binding = waypoint::of_service(&object.metadata, look);
+    let mut outputs = Vec::new();
+    for host in &object.spec.hosts {
+        let mut service = Service::new(ServiceKey::new(namespace.clone(), host.as_str()));
+        service.name = Arc::clone(&name.name);
+        service.addresses = addresses(object, host);
+        service.ports = object.spec.ports.iter().map(service_port).collect();
+        service.subject_alt_names =
+            object.spec.subject_alt_names.iter().map(|name| Arc::from(name.as_str())).collect();
+        service.load_balancing = load_balancing(object, look);
+        service.canonical = true;
+        if let Some(binding) = &binding {
+            service.waypoint = binding.address();
+            service.ingress_use_waypoint = ingress_uses(&object.metadata, look);
+        }
+        outputs.push(Config::output(Resource::Service(service), Scope::Everyone));
+    }
+    for workload in endpoints(name, object, look) {
+        outputs.push(Config::output(Resource::Workload(workload.into()), Scope::Everyone));
+    }
+    outputs.extend(binding.map(|binding| {
+        let key = Key { kind: Kind::ServiceEntry, name: name.clone() };
+        status(key, &object.metadata, &binding, Step::Guarded)
+    }));
+    outputs
+}
+
+/// Outputs of one WorkloadEntry.
+pub fn run_workload(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
+    let object = look.get::<WorkloadEntry>(&name.namespace, &name.name);
+    let Some(object) = object else { return Vec::new() };
+    let mut labels = object.metadata.labels.clone().unwrap_or_default();
+    labels.extend(object.spec.labels.clone());
+    let cluster = &look.mesh().cluster_id;
+    let uid = format!("{cluster}/networking.istio.io/WorkloadEntry/{}/{}", name.namespace, name.name);
+    let Some(mut made) = base(&uid, &name.namespace, &object.spec, look) else { return Vec::new() };
+    made.name = Arc::clone(&name.name);
+    made.workload_name = Arc::clone(&name.name);
+    name_for_telemetry(&mut made, &labels);
+    for service in workload::selecting(&name.namespace, &labels, look) {
+        let service_name = service.metadata.name.as_deref().unwrap_or_default();
+        let host = api::service_host(&name.namespace, service_name);
+        let listed = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+        let ports = listed.filter_map(|port| {
+            let service_port = u16::try_from(port.port).ok()?;
+            let named = port.name.as_ref().and_then(|name| object.spec.ports.get(name)).copied();
+            let target_port = named.or_else(|| number(port.target_port.as_ref(), service_port))?;
+            Some(Port { service_port, target_port, app_protocol: AppProtocol::Unknown })
+        });
+        made.services.insert(ServiceKey::new(made.namespace.clone(), host.as_str()), ports.collect());
+    }
+    made.services.extend(services_of(&name.namespace, &labels, look));
+    govern(&mut made, &labels, look);
+    made.waypoint = {
+        let meta = ObjectMeta { labels: Some(labels), ..object.metadata.clone() };
+        waypoint::of_workload(&meta, look).as_ref().and_then(waypoint::Binding::address)
+    };
+    vec![Config::output(Resource::Workload(made.into()), Scope::Everyone)]
+}
+
+fn number(
+    target: Option<&k8s_openapi::apimachinery::pkg::util::intstr::IntOrString>,
+    service_port: u16,
+) -> Option<u16> {
+    use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+    match target {
+        None => Some(service_port),
+        Some(IntOrString::Int(port)) => u16::try_from(*port).ok(),
+        Some(IntOrString::String(name)) => name.parse().ok(),
+    }
+}
+
+/// The ServiceEntries that select a workload, with their ports.
+pub fn services_of(
+    namespace: &str,
+    labels: &BTreeMap<String, String>,
+    look: &mut Lookup<'_>,
+) -> HashMap<ServiceKey, Arc<[Port]>> {
+    let found = look.selecting::<ServiceEntry>(namespace, labels, |entry| {
+        entry.spec.workload_selector.as_ref().map(|selector| &selector.labels).filter(|l| !l.is_empty())
+    });
+    let Ok(namespace) = namespace.parse::<Namespace>() else { return HashMap::new() };
+    let hosts = found.into_iter().flat_map(|entry| entry.spec.hosts.iter().map(move |h| (entry, h)));
+    hosts
+        .map(|(entry, host)| {
+            let ports = entry.spec.ports.iter().map(|port| Port {
+                service_port: port.number,
+                target_port: port.target_port.unwrap_or(port.number),
+                app_protocol: AppProtocol::Unknown,
+            });
+            (ServiceKey::new(namespace.clone(), host.as_str()), ports.collect())
+        })
+        .collect()
+}
+
+fn service_port(port: &EntryPort) -> Port {
+    let said = port.protocol.as_deref().unwrap_or_else(|| port.name.split('-').next().unwrap_or_default());
+    Port {
+        service_port: port.number,
+        target_port: port.target_port.unwrap_or(port.number),
+        app_protocol: protocol_of(said),
+    }
+}
+
+/// Written addresses, else assigned ones, else derived ones; none if traffic is passed through.
+fn addresses(object: &ServiceEntry, host: &str) -> Vec<VirtualAddress> {
+    let written = object.spec.addresses.iter().filter_map(|text| {
+        let range = text.parse().or_else(|_| text.parse::<IpAddr>().map(Into::into)).ok()?;
+        Some(VirtualAddress { network: "".into(), range })
+    });
+    let written: Vec<_> = written.collect();
+    let allocate = label(object.metadata.labels.as_ref(), "networking.istio.io/enable-autoallocate-ip");
+    let none = object.spec.resolution.as_deref().unwrap_or("NONE") == "NONE";
+    if !object.spec.addresses.is_empty() || none || allocate == Some("false") {
+        return written;
+    }
+    let single = |ip| VirtualAddress::single("".into(), ip);
+    let assigned = object.status.iter().flat_map(|status| &status.addresses);
+    let of_host = |host_of: Option<&str>| host_of.is_none_or(|other| other == host);
+    let assigned: Vec<_> = assigned
+        .filter(|address| of_host(address.host.as_deref()))
+        .filter_map(|address| address.value.parse().ok())
+        .map(single)
+        .collect();
+    if !assigned.is_empty() {
+        return assigned;
+    }
+    let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
+    derived(namespace, host).map(single).into()
+}
+
+/// Addresses of Istio's pools that depend on the host alone.
+fn derived(namespace: &str, host: &str) -> [IpAddr; 2] {
+    let digest = Sha256::digest(format!("{namespace}/{host}").as_bytes());
+    let byte = |at: usize| digest.get(at).copied().unwrap_or(1);
+    let low = byte(1).clamp(1, 254);
+    let v4 = Ipv4Addr::new(240, 240, byte(0), low);
+    let v6 = Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, u16::from(byte(0)), u16::from(low));
+    [v4.into(), v6.into()]
+}
+
+fn load_balancing(object: &ServiceEntry, look: &mut Lookup<'_>) -> Option<LoadBalancing> {
+    if object.spec.resolution.as_deref().unwrap_or("NONE") == "NONE" {
+        return Some(LoadBalancing {
+            preference: Vec::new(),
+            mode: LoadBalancingMode::Passthrough,
+            health: HealthPolicy::AllowAll,
+        });
+    }
+    let own = label(object.metadata.annotations.as_ref(), api::TRAFFIC_DISTRIBUTION);
+    let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
+    let inherited = || {
+        let namespace = look.get::<KubeNamespace>("", namespace)?;
+        label(namespace.metadata.annotations.as_ref(), api::TRAFFIC_DISTRIBUTION)
+    };
+    let preference = distribution(own.or_else(inherited)?);
+    (!preference.is_empty()).then_some(LoadBalancing {
+        preference,
+        mode: LoadBalancingMode::Failover,
+        health: HealthPolicy::OnlyHealthy,
+    })
+}
+
+/// The endpoints written into an entry; without any, a DNS entry is its own endpoint.
+fn endpoints(name: &Name, object: &ServiceEntry, look: &mut Lookup<'_>) -> Vec<Workload> {
+    let spec = &object.spec;
+    let resolves = matches!(
+        spec.resolution.as_deref(),
+        Some("DNS" | "DNS_ROUND_ROBIN" | "DYNAMIC_DNS")
+    );
+    if spec.workload_selector.is_some() {
+        return Vec::new();
+    }
+    let by_host = |host: &String| WorkloadEntrySpec { address: Some(host.clone()), ..Default::default() };
+    let listed: Vec<(WorkloadEntrySpec, &[String])> = if spec.endpoints.is_empty() && resolves {
+        spec.hosts.iter().map(|host| (by_host(host), std::slice::from_ref(host))).collect()
+    } else {
+        spec.endpoints.iter().map(|endpoint| (endpoint.clone(), spec.hosts.as_slice())).collect()
+    };
+    let mut made = Vec::new();
+    for (endpoint, hosts) in listed {
+        let Some(address) = endpoint.address.as_deref() else { continue };
+        let cluster = &look.mesh().cluster_id;
+        let uid = format!(
+            "{cluster}/networking.istio.io/ServiceEntry/{}/{}/{address}",
+            name.namespace, name.name
+        );
+        let Some(mut workload) = base(&uid, &name.namespace, &endpoint, look) else { continue };
+        workload.name = Arc::clone(&name.name);
+        workload.workload_name = Arc::clone(&name.name);
+        name_for_telemetry(&mut workload, &endpoint.labels);
+        for host in hosts {
+            let ports = spec.ports.iter().map(|port| Port {
+                service_port: port.number,
+                target_port: endpoint.ports.get(&port.name).copied().or(port.target_port).unwrap_or(port.number),
+                app_protocol: AppProtocol::Unknown,
+            });
+            let key = ServiceKey::new(workload.namespace.clone(), host.as_str());
+            workload.services.insert(key, ports.collect());
+        }
+        made.push(workload);
+    }
+    made
+}
+
+fn base(
+    uid: &str,
+    namespace: &str,
+    spec: &WorkloadEntrySpec,
+    look: &Lookup<'_>,
+) -> Option<Workload> {
+    let namespace: Namespace = namespace.parse().ok()?;
+    let account = spec.service_account.as_deref().unwrap_or("default").parse().ok()?;
+    let identity = Identity::new(&look.mesh().trust_domain.parse().ok()?, &namespace, &account);
+    let mut made = Workload::new(uid, identity, namespace);
+    made.cluster = Arc::clone(&look.mesh().cluster_id);
+    made.workload_type = WorkloadType::Pod;
+    match spec.address.as_deref()?.parse::<IpAddr>() {
+        Ok(address) => made.addresses.push(address),
+        Err(_) => made.hostname = spec.address.as_deref().map(Arc::from),
+    }
+    made.network = spec.network.as_deref().unwrap_or_default().into();
+    made.capacity = spec.weight.unwrap_or(1);
+    if label(Some(&spec.labels), "networking.istio.io/tunnel") == Some("http") {
+        made.tunnel = TunnelProtocol::Hbone;
+        made.native_tunnel = true;
+    }
+    let mut parts = spec.locality.as_deref().unwrap_or_default().splitn(3, '/');
+    let mut part = || parts.next().unwrap_or_default().into();
+    made.locality = Locality { region: part(), zone: part(), subzone: part() };
+    Some(made)
+}
+
+fn name_for_telemetry(made: &mut Workload, labels: &BTreeMap<String, String>) {
+    let first = |keys: [&str; 3]| keys.into_iter().find_map(|key| label(Some(labels), key));
+    let name = first([api::CANONICAL_NAME, "app.kubernetes.io/name", "app"]);
+    let revision = first([api::CANONICAL_REVISION, "app.kubernetes.io/version", "version"]);
+    made.canonical_name = name.unwrap_or(&made.name).into();
+    made.canonical_revision = revision.unwrap_or("latest").into();
+}
+
+fn govern(made: &mut Workload, labels: &BTreeMap<String, String>, look: &mut Lookup<'_>) {
+    let namespace = made.namespace.to_string();
+    made.authorization_policies = authorization::selecting(&namespace, labels, look);
+    made.authorization_policies.extend(peer_authentication::policies_of(&namespace, labels, look));
+}

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Pods → what the agent of their node is told: which belong in the mesh, and how.
+//!
+//! Rule: enrolment test of `ambient.md` §5.3. A pod is told as soon as it has a node; its
+//! addresses may follow. Exempt from capture are the (address, port) pairs that probes and
+//! lifecycle hooks name, and nothing else.
+
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::{Container, HTTPGetAction, Pod, Probe as KubeProbe, PodSpec};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use routing::wire::messages::waymark::v1::{NodePod, Probe};
+
+use super::waypoint::label;
+use super::{peer_authentication, pod};
+use crate::api;
+use crate::output::{Config, Output, Resource, Scope};
+use crate::store::Name;
+use crate::store::lookup::Lookup;
+
+/// Outputs of one pod.
+pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
+    let Some(object) = look.get::<Pod>(&name.namespace, &name.name) else { return Vec::new() };
+    let (Some(spec), Some(uid)) = (&object.spec, &object.metadata.uid) else { return Vec::new() };
+    let Some(node) = &spec.node_name else { return Vec::new() };
+    if !pod::belongs(object, look) {
+        return Vec::new();
+    }
+    let labels = object.metadata.labels.clone().unwrap_or_default();
+    let (holds, _) = peer_authentication::effective(&name.namespace, &labels, look);
+    let annotations = object.metadata.annotations.as_ref();
+    let told = NodePod {
+        uid: uid.clone(),
+        name: name.name.to_string(),
+        namespace: name.namespace.to_string(),
+        service_account: pod::service_account(object).to_owned(),
+        addresses: pod::addresses(object).into_iter().map(octets).collect(),
+        probes: probes(spec),
+        dns_capture: !is_false(label(annotations, api::DNS_CAPTURE)),
+        bypass_inbound: is_true(label(annotations, api::BYPASS_INBOUND)),
+        strict: holds.strict,
+    };
+    vec![Config::output(Resource::NodePod(told), Scope::Node(node.as_str().into()))]
+}
+
+fn is_true(value: Option<&str>) -> bool {
+    matches!(value, Some("true" | "1" | "t" | "T" | "True" | "TRUE"))
+}
+
+fn is_false(value: Option<&str>) -> bool {
+    matches!(value, Some("false" | "0" | "f" | "F" | "False" | "FALSE"))
+}
+
+/// The bytes of an address.
+pub fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+/// Where the kubelet calls the pod.
+fn probes(spec: &PodSpec) -> Vec<Probe> {
+    let mut found = Vec::new();
+    for container in pod::containers(spec) {
+        let probes =
+            [&container.startup_probe, &container.readiness_probe, &container.liveness_probe];
+        for probe in probes.into_iter().flatten() {
+            found.extend(probe_target(spec, probe));
+        }
+        found.extend(hooks(container).filter_map(|hook| http_target(spec, hook)));
+    }
+    found.sort_by(|a, b| (&a.address, a.port).cmp(&(&b.address, b.port)));
+    found.dedup();
+    found
+}
+
+fn hooks(container: &Container) -> impl Iterator<Item = &HTTPGetAction> {
+    let lifecycle = container.lifecycle.iter();
+    lifecycle
+        .flat_map(|lifecycle| [&lifecycle.post_start, &lifecycle.pre_stop])
+        .flatten()
+        .filter_map(|handler| handler.http_get.as_ref())
+}
+
+fn probe_target(spec: &PodSpec, probe: &KubeProbe) -> Option<Probe> {
+    if let Some(http) = &probe.http_get {
+        return http_target(spec, http);
+    }
+    if let Some(tcp) = &probe.tcp_socket {
+        return target(spec, tcp.host.as_deref(), &tcp.port);
+    }
+    let grpc = probe.grpc.as_ref()?;
+    target(spec, None, &IntOrString::Int(grpc.port))
+}
+
+fn http_target(spec: &PodSpec, http: &HTTPGetAction) -> Option<Probe> {
+    target(spec, http.host.as_deref(), &http.port)
+}
+
+/// A probe that names another host does not concern the pod, unless it is one of its addresses:
+/// the agent compares.
+fn target(spec: &PodSpec, host: Option<&str>, port: &IntOrString) -> Option<Probe> {
+    let address = match host.filter(|host| !host.is_empty()) {
+        Some(host) => octets(host.parse().ok()?),
+        None => Vec::new(),
+    };
+    let port = u32::from(pod::target_port(spec, port)?);
+    Some(Probe { address, port })
+}

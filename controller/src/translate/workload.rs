@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Pods → workloads, and the guard in front of those behind a waypoint.
+//!
+//! Rule: `ambient.md` §4.3 as Istio does it; a pod takes HBONE once its agent has proven the
+//! capture (or another agent says so by annotation).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Node, Pod, Service, ServicePort};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use policy::identity::{Identity, Namespace};
+use routing::discovery::{
+    AppProtocol, Health, Locality, NetworkMode, Port, ServiceKey, TunnelProtocol, Workload,
+    WorkloadType,
+};
+
+use super::waypoint::{self, label};
+use super::{authorization, entry, guard, peer_authentication, pod};
+use crate::api;
+use crate::output::{Config, Output, Resource, Scope};
+use crate::store::Name;
+use crate::store::facts::PodState;
+use crate::store::lookup::Lookup;
+
+/// Outputs of one pod.
+pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
+    let Some(object) = look.get::<Pod>(&name.namespace, &name.name) else { return Vec::new() };
+    if pod::is_terminal(object) || pod::addresses(object).is_empty() {
+        return Vec::new();
+    }
+    let Some(mut workload) = base(name, object, look) else { return Vec::new() };
+    let labels = object.metadata.labels.clone().unwrap_or_default();
+    workload.services = services(object, &labels, look);
+    workload.services.extend(entry::services_of(&name.namespace, &labels, look));
+    workload.authorization_policies = authorization::selecting(&name.namespace, &labels, look);
+    workload
+        .authorization_policies
+        .extend(peer_authentication::policies_of(&name.namespace, &labels, look));
+    let mut outputs = Vec::new();
+    if !waypoint::is_gateways_own(&object.metadata) && !pod::is_host_network(object) {
+        let bound = waypoint::of_workload(&object.metadata, look);
+        workload.waypoint = bound.as_ref().and_then(waypoint::Binding::address);
+        if let Some(guard) = guard::of(&workload, bound.as_ref(), look) {
+            workload.authorization_policies.push(guard.name.clone());
+            outputs.push(Config::output(Resource::Authorization(guard), Scope::Everyone));
+        }
+    }
+    outputs.push(Config::output(Resource::Workload(workload.into()), Scope::Everyone));
+    outputs
+}
+
+/// What the pod says by itself.
+fn base(name: &Name, object: &Pod, look: &mut Lookup<'_>) -> Option<Workload> {
+    let namespace: Namespace = name.namespace.parse().ok()?;
+    let identity = Identity::new(
+        &look.mesh().trust_domain.parse().ok()?,
+        &namespace,
+        &pod::service_account(object).parse().ok()?,
+    );
+    let cluster = &look.mesh().cluster_id;
+    let uid = Workload::pod_key(cluster, &name.namespace, &name.name);
+    let mut workload = Workload::new(uid, identity, namespace);
+    workload.name = Arc::clone(&name.name);
+    workload.cluster = Arc::clone(cluster);
+    workload.pod_uid = object.metadata.uid.as_deref().map(Arc::from);
+    workload.addresses = pod::addresses(object);
+    workload.workload_name = pod::workload_name(object).into();
+    workload.workload_type = WorkloadType::Pod;
+    let (canonical_name, canonical_revision) = pod::canonical(object);
+    workload.canonical_name = canonical_name.into();
+    workload.canonical_revision = canonical_revision.into();
+    workload.health = if pod::is_ready(object) { Health::Healthy } else { Health::Unhealthy };
+    if pod::is_host_network(object) {
+        workload.network_mode = NetworkMode::Host;
+    }
+    if takes_hbone(object, look) {
+        workload.tunnel = TunnelProtocol::Hbone;
+    }
+    let node = object.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+    workload.node = node.unwrap_or_default().into();
+    workload.locality = node.map(|node| locality(node, look)).unwrap_or_default();
+    Some(workload)
+}
+
+/// Tells whether the pod's capture is proven.
+fn takes_hbone(object: &Pod, look: &mut Lookup<'_>) -> bool {
+    let uid = object.metadata.uid.as_deref().unwrap_or_default();
+    let proven = look.pod(uid).map(|fact| fact.state);
+    let said = label(object.metadata.annotations.as_ref(), api::REDIRECTION) == Some("enabled");
+    match proven {
+        Some(PodState::Enrolled) => true,
+        Some(PodState::Released | PodState::Failed | PodState::Pending) => false,
+        None => said,
+    }
+}
+
+fn locality(node: &str, look: &mut Lookup<'_>) -> Locality {
+    let labels = look.get::<Node>("", node).and_then(|node| node.metadata.labels.as_ref());
+    let text = |key| label(labels, key).unwrap_or_default().into();
+    Locality { region: text(api::REGION), zone: text(api::ZONE), subzone: text(api::SUBZONE) }
+}
+
+/// The Services that select the pod, with the ports that it has.
+fn services(
+    object: &Pod,
+    labels: &BTreeMap<String, String>,
+    look: &mut Lookup<'_>,
+) -> BTreeMap<ServiceKey, Arc<[Port]>> {
+    let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
+    let mut found = BTreeMap::new();
+    for service in selecting(namespace, labels, look) {
+        let name = service.metadata.name.as_deref().unwrap_or_default();
+        let host = api::service_host(namespace, name);
+        let Ok(namespace) = namespace.parse() else { continue };
+        let listed = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+        let mut ports: Vec<Port> = Vec::new();
+        for port in listed {
+            let Some(port) = workload_port(object, port) else { continue };
+            if !ports.iter().any(|known| known.service_port == port.service_port) {
+                ports.push(port);
+            }
+        }
+        found.insert(ServiceKey::new(namespace, host.as_str()), ports.into());
+    }
+    found
+}
+
+/// The Services of `namespace` that select `labels`.
+pub fn selecting<'a>(
+    namespace: &str,
+    labels: &BTreeMap<String, String>,
+    look: &mut Lookup<'a>,
+) -> Vec<&'a Arc<Service>> {
+    look.selecting::<Service>(namespace, labels, |service| {
+        let spec = service.spec.as_ref()?;
+        let selector = spec.selector.as_ref().filter(|selector| !selector.is_empty());
+        selector.filter(|_| spec.type_.as_deref() != Some("ExternalName"))
+    })
+}
+
+fn workload_port(object: &Pod, port: &ServicePort) -> Option<Port> {
+    let service_port = u16::try_from(port.port).ok()?;
+    let target = match &port.target_port {
+        Some(target) => pod::target_port(object.spec.as_ref()?, target)?,
+        None => pod::target_port(object.spec.as_ref()?, &IntOrString::Int(port.port))?,
+    };
+    Some(Port { service_port, target_port: target, app_protocol: AppProtocol::Unknown })
+}
