@@ -42,8 +42,8 @@ enum Verb {
     },
     /// Send HTTP requests.
     Http {
-        /// Where to connect.
-        address: SocketAddr,
+        /// Where to connect: `address:port` or `name:port`.
+        address: String,
         /// `Host` header.
         #[arg(long, default_value = "load")]
         host: String,
@@ -68,8 +68,8 @@ enum Verb {
     },
     /// Send raw TCP.
     Tcp {
-        /// Where to connect.
-        address: SocketAddr,
+        /// Where to connect: `address:port` or `name:port`.
+        address: String,
         /// What the connections do.
         #[arg(long, default_value = "exchange")]
         shape: ShapeName,
@@ -118,7 +118,7 @@ async fn main() -> anyhow::Result<()> {
             return Ok(());
         }
         Verb::Http { address, host, path, clients, fresh, rate, seconds, count_by } => {
-            let mut load = http::Load::get(address, &host, &path);
+            let mut load = http::Load::get(resolve(&address).await?, &host, &path);
             (load.clients, load.fresh, load.rate, load.count_by) = (clients, fresh, rate, count_by);
             http::run(&load, &until(seconds)).await
         }
@@ -128,7 +128,7 @@ async fn main() -> anyhow::Result<()> {
                 ShapeName::Connect => Shape::Connect,
                 ShapeName::Bulk => Shape::Bulk,
             };
-            tcp::run(address, shape, connections, size, &until(seconds)).await
+            tcp::run(resolve(&address).await?, shape, connections, size, &until(seconds)).await
         }
     };
     writeln!(std::io::stdout(), "{}", serde_json::to_string(&report)?)?;
@@ -148,6 +148,12 @@ fn until(seconds: f64) -> Until {
         }
     });
     until
+}
+
+/// The first address behind `target`.
+async fn resolve(target: &str) -> anyhow::Result<SocketAddr> {
+    let found = tokio::net::lookup_host(target).await?.next();
+    found.ok_or_else(|| anyhow::anyhow!("{target} has no address"))
 }
 
 async fn listener(port: u16) -> anyhow::Result<TcpListener> {
