@@ -17,7 +17,7 @@ use std::sync::Arc;
 use policy::authz::{Authorization, PolicyName, Scope, Target};
 
 use crate::backend::{BackendTls, Secret};
-use crate::discovery::{Change as Place, ServiceKey, Service, Workload};
+use crate::discovery::{Change as Place, Service, ServiceKey, Workload};
 use crate::gateway::Gateway;
 use crate::listener::Listener;
 use crate::route::Rule;
@@ -205,9 +205,7 @@ fn gone(next: &mut Snapshot, kind: Kind, name: &str) -> Option<Arc<str>> {
     let serving = &mut next.serving;
     let result = match kind {
         Kind::Address => Ok(()),
-        Kind::Authorization => {
-            with(name, |name: &PolicyName| next.authorizations.remove(name))
-        }
+        Kind::Authorization => with(name, |name: &PolicyName| next.authorizations.remove(name)),
         Kind::Gateway => with(name, |name| serving.remove_gateway(name)),
         Kind::Listener => with(name, |name| serving.remove_listener(name)),
         Kind::Route => with(name, |name| serving.remove_rule(name)),

@@ -93,16 +93,12 @@ pub struct Expected {
 impl Expected {
     fn of(workload: &Workload, service: Option<&Service>) -> Self {
         let alternatives = service.map(|service| Arc::clone(&service.subject_alt_names));
-        Self {
-            identity: workload.identity.clone(),
-            alternatives: alternatives.unwrap_or_default(),
-        }
+        Self { identity: workload.identity.clone(), alternatives: alternatives.unwrap_or_default() }
     }
 
     /// Tells whether `proven` will do.
     pub fn admits(&self, proven: &Identity) -> bool {
-        *proven == self.identity
-            || self.alternatives.iter().any(|name| **name == *proven.as_str())
+        *proven == self.identity || self.alternatives.iter().any(|name| **name == *proven.as_str())
     }
 }
 
@@ -205,7 +201,11 @@ impl Ask<'_> {
         if hops.is_empty() { Err(Refusal::NoEndpoint(service.key.clone())) } else { Ok(hops) }
     }
 
-    fn to_workload(&self, workload: &Arc<Workload>, rolls: &mut Rolls) -> Result<Vec<Hop>, Refusal> {
+    fn to_workload(
+        &self,
+        workload: &Arc<Workload>,
+        rolls: &mut Rolls,
+    ) -> Result<Vec<Hop>, Refusal> {
         if let Some(waypoint) = &workload.waypoint
             && !self.discovery.is_gateway(waypoint, self.source)
         {
@@ -267,7 +267,11 @@ impl Ask<'_> {
         }
     }
 
-    fn to_waypoint(&self, waypoint: &GatewayAddress, rolls: &mut Rolls) -> Result<Vec<Hop>, Refusal> {
+    fn to_waypoint(
+        &self,
+        waypoint: &GatewayAddress,
+        rolls: &mut Rolls,
+    ) -> Result<Vec<Hop>, Refusal> {
         let absent = || Refusal::WaypointAbsent(waypoint.clone());
         let port = waypoint.hbone_port;
         match self.discovery.gateway(waypoint, &self.source.namespace) {

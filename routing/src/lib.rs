@@ -19,6 +19,7 @@ pub mod gateway;
 pub mod l4;
 pub mod listener;
 pub mod matching;
+pub mod node;
 pub mod ports;
 pub mod route;
 pub mod serving;

@@ -198,21 +198,32 @@ impl Serving {
 
     /// Takes a rule in, in place of the one with its name.
     pub fn put_rule(&mut self, rule: Arc<Rule>) {
-        self.remove_rule(&rule.name);
+        let old = self.rules.insert(rule.name.clone(), Arc::clone(&rule));
+        if old.as_ref().is_some_and(|old| Arc::ptr_eq(old, &rule)) {
+            return;
+        }
+        // The new one first: a place that both share is not unmade in between.
         for at in &rule.parents {
             let mut table = self.tables.remove(&at.parent).unwrap_or_default();
             Arc::make_mut(&mut table).insert(&rule, &at.hostnames);
             self.tables.insert(at.parent.clone(), table);
         }
-        self.rules.insert(rule.name.clone(), rule);
+        if let Some(old) = old {
+            self.detach(&old);
+        }
     }
 
     /// Takes a rule out.
     pub fn remove_rule(&mut self, name: &RuleName) {
-        let Some(old) = self.rules.remove(name) else { return };
+        if let Some(old) = self.rules.remove(name) {
+            self.detach(&old);
+        }
+    }
+
+    fn detach(&mut self, old: &Rule) {
         for at in &old.parents {
             let Some(mut table) = self.tables.remove(&at.parent) else { continue };
-            Arc::make_mut(&mut table).remove(&old, &at.hostnames);
+            Arc::make_mut(&mut table).remove(old, &at.hostnames);
             if !table.is_empty() {
                 self.tables.insert(at.parent.clone(), table);
             }

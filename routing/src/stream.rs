@@ -48,8 +48,7 @@ pub struct Rejected {
 fn status(rejected: &[Rejected]) -> Status {
     let lines = rejected.iter().map(|one| format!("{}: {}", one.name, one.reason));
     let details = rejected.iter().map(|one| {
-        let message =
-            own::Rejected { name: one.name.to_string(), reason: one.reason.to_string() };
+        let message = own::Rejected { name: one.name.to_string(), reason: one.reason.to_string() };
         prost_types::Any { type_url: REJECTED_URL.to_owned(), value: message.encode_to_vec() }
     });
     Status {

@@ -13,6 +13,7 @@ mod error;
 pub mod gateway;
 pub mod listener;
 pub mod messages;
+pub mod node;
 pub mod route;
 pub mod workload;
 pub mod zds;

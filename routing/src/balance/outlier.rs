@@ -93,14 +93,12 @@ impl<K: Eq + Hash> Outliers<K> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "some instant to count from")]
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits {
-        failures: 2,
-        base: Duration::from_secs(5),
-        longest: Duration::from_secs(12),
-    };
+    const LIMITS: Limits =
+        Limits { failures: 2, base: Duration::from_secs(5), longest: Duration::from_secs(12) };
 
     /// Fails twice at `at`; returns for how many whole seconds the endpoint is out.
     fn fail_twice(outliers: &mut Outliers<&'static str>, at: Instant) -> u64 {

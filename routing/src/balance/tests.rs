@@ -46,7 +46,8 @@ fn locality_decides_who_is_a_candidate_and_in_which_tier() {
         [("same-node", "r1/z1/n1"), ("same-zone", "r1/z1/n2"), ("far", "r2/z1/n3")]
             .map(|(name, place)| endpoint(workload(name, place)))
             .into();
-    let cases: [(&str, _, &[_], &[(&str, u8)]); 6] = [
+    type Row<'a> = (&'a str, LoadBalancingMode, &'a [LocalityScope], &'a [(&'a str, u8)]);
+    let cases: [Row<'_>; 6] = [
         ("any", Any, &[], &[("same-node", 0), ("same-zone", 0), ("far", 0)]),
         ("strict node", Strict, &[Node], &[("same-node", 0)]),
         ("strict zone", Strict, &[Region, Zone], &[("same-node", 0), ("same-zone", 0)]),
@@ -101,10 +102,8 @@ fn only_what_can_take_the_connection_is_a_candidate() {
     assert!(found.iter().all(|candidate| candidate.port == 8080));
     assert!(Candidates::of(&source, &service, &endpoints, Want::Port(81)).is_empty());
 
-    service.load_balancing = Some(LoadBalancing {
-        health: HealthPolicy::AllowAll,
-        ..LoadBalancing::default()
-    });
+    service.load_balancing =
+        Some(LoadBalancing { health: HealthPolicy::AllowAll, ..LoadBalancing::default() });
     let found = Candidates::of(&source, &service, &endpoints, Want::Port(80));
     assert_eq!(names(&found), [("good", 0), ("by-name", 0), ("unhealthy", 0)]);
 }
@@ -187,7 +186,8 @@ fn the_less_loaded_of_two_wins() {
 #[test]
 fn address_keeps_the_family_asked_for_where_it_can() {
     let both = ["10.0.0.1", "fd00::1"];
-    let cases: [(&str, &[&str], IpFamilies, &str, Option<&str>); 8] = [
+    type Row<'a> = (&'a str, &'a [&'a str], IpFamilies, &'a str, Option<&'a str>);
+    let cases: [Row<'_>; 8] = [
         ("the very address", &both, IpFamilies::V4, "fd00::1", Some("fd00::1")),
         ("restricted to v4", &both, IpFamilies::V4, "fd00::9", Some("10.0.0.1")),
         ("restricted to v6", &both, IpFamilies::V6, "10.0.0.9", Some("fd00::1")),

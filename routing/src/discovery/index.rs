@@ -12,8 +12,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::{
-    Change, Discovery, Endpoint, NetworkMode, Service, ServiceKey, Shards,
-    TunnelProtocol, Workload,
+    Change, Discovery, Endpoint, NetworkMode, Service, ServiceKey, Shards, TunnelProtocol, Workload,
 };
 
 /// Endpoints of one service that this batch puts (or, with `None`, takes out), by uid.
@@ -118,12 +117,8 @@ impl Discovery {
 }
 
 /// Adds `item` to the list under `key`, which stays in the order of `rank`.
-fn add<K, T, R>(
-    index: &mut Shards<K, Arc<[Arc<T>]>>,
-    key: K,
-    item: &Arc<T>,
-    rank: impl Fn(&T) -> R,
-) where
+fn add<K, T, R>(index: &mut Shards<K, Arc<[Arc<T>]>>, key: K, item: &Arc<T>, rank: impl Fn(&T) -> R)
+where
     K: Clone + Eq + std::hash::Hash,
     R: Ord,
 {
@@ -138,11 +133,8 @@ fn add<K, T, R>(
 }
 
 /// Takes those that are `gone` off the list under `key`.
-fn remove<K, T>(
-    index: &mut Shards<K, Arc<[Arc<T>]>>,
-    key: &K,
-    gone: impl Fn(&Arc<T>) -> bool,
-) where
+fn remove<K, T>(index: &mut Shards<K, Arc<[Arc<T>]>>, key: &K, gone: impl Fn(&Arc<T>) -> bool)
+where
     K: Clone + Eq + std::hash::Hash,
 {
     let Some(old) = index.get(key) else { return };
@@ -201,7 +193,7 @@ impl RangeLengths {
     /// Every range around `address` that some service may have, the narrowest first.
     pub(super) fn around(&self, address: IpAddr) -> impl Iterator<Item = IpNet> + '_ {
         let lengths = if address.is_ipv4() { &self.v4 } else { &self.v6 };
-        let nets = lengths.keys().rev().filter_map(move |len| IpNet::new(address, *len).ok());
+        let nets = lengths.keys().rev().flat_map(move |len| IpNet::new(address, *len));
         nets.map(|net| net.trunc())
     }
 }

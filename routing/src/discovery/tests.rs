@@ -42,7 +42,8 @@ fn ties_at_one_address_go_to_namespace_then_canonical_then_first() {
     canonical.canonical = true;
     let mut hidden = service("a/x.example", &["10.0.0.1/32"]);
     hidden.visibility = Visibility::Namespace;
-    let others = [service("b/x.example", &["10.0.0.1/32"]), service("d/x.example", &["10.0.0.1/32"])];
+    let others =
+        [service("b/x.example", &["10.0.0.1/32"]), service("d/x.example", &["10.0.0.1/32"])];
     let all = discovery(others.into_iter().chain([canonical, hidden]));
     let cases = [("a", "a"), ("b", "b"), ("d", "d"), ("other", "c")];
     for (from, want) in cases {
@@ -125,9 +126,10 @@ fn a_new_pod_of_an_old_name_is_found_by_its_own_uid() {
 #[test]
 fn one_changed_workload_copies_little() {
     let mut old = Discovery::default();
-    let many = (0..5_000).map(|i| {
+    let many = (0..5_000_u16).map(|i| {
         let mut one = workload(&format!("K//Pod/a/{i}"), TunnelProtocol::Hbone);
-        one.addresses = vec![IpAddr::from([10, 0, (i / 250) as u8, (i % 250) as u8])];
+        let [high, low] = i.to_be_bytes();
+        one.addresses = vec![IpAddr::from([10, 0, high, low])];
         Change::Workload(Arc::new(one))
     });
     old.apply(many);
@@ -155,8 +157,7 @@ fn change() -> impl Strategy<Value = Change> {
             let mut one = Workload::new(uid, identity, namespace(ns));
             one.addresses = addresses;
             one.tunnel = if mesh { TunnelProtocol::Hbone } else { TunnelProtocol::None };
-            one.services =
-                keys.iter().map(|key| (key.parse().unwrap(), Arc::from([]))).collect();
+            one.services = keys.iter().map(|key| (key.parse().unwrap(), Arc::from([]))).collect();
             Change::Workload(Arc::new(one))
         },
     );
@@ -164,16 +165,14 @@ fn change() -> impl Strategy<Value = Change> {
         let range = ipnet::IpNet::new(IpAddr::from([10, 0, 0, n]), length).unwrap().trunc();
         VirtualAddress { network: "".into(), range }
     });
-    let put_service =
-        (key(), prop::collection::vec(range, 0..3), any::<bool>(), any::<bool>()).prop_map(
-            |(key, addresses, canonical, hidden)| {
-                let mut one = Service::new(key.parse().unwrap());
-                one.addresses = addresses;
-                one.canonical = canonical;
-                one.visibility = if hidden { Visibility::Namespace } else { Visibility::Public };
-                Change::Service(Arc::new(one))
-            },
-        );
+    let put_service = (key(), prop::collection::vec(range, 0..3), any::<bool>(), any::<bool>())
+        .prop_map(|(key, addresses, canonical, hidden)| {
+            let mut one = Service::new(key.parse().unwrap());
+            one.addresses = addresses;
+            one.canonical = canonical;
+            one.visibility = if hidden { Visibility::Namespace } else { Visibility::Public };
+            Change::Service(Arc::new(one))
+        });
     let drop_workload = (names(), names(), any::<bool>()).prop_map(|(ns, name, pod)| {
         let kind = if pod { "/Pod" } else { "x.io/Entry" };
         Change::WorkloadGone(format!("K/{kind}/{ns}/{name}").into())

@@ -99,7 +99,8 @@ mod tests {
         for (text, want) in cases {
             let authority = text.parse::<Authority>();
             let printed = authority.map(|authority| authority.to_string());
-            assert_eq!(printed.as_deref().ok(), want, "{text}");
+            let want = want.map(str::to_owned).ok_or(InvalidAuthority(text.to_owned()));
+            assert_eq!(printed, want, "{text}");
         }
     }
 }

@@ -26,7 +26,12 @@ pub(super) fn pod(namespace: &str, name: &str, address: &str) -> Workload {
     workload
 }
 
-pub(super) fn serves(mut workload: Workload, service: &ServiceKey, port: u16, target: u16) -> Workload {
+pub(super) fn serves(
+    mut workload: Workload,
+    service: &ServiceKey,
+    port: u16,
+    target: u16,
+) -> Workload {
     workload.services.insert(service.clone(), [port_of(port, target)].into());
     workload
 }
@@ -209,7 +214,8 @@ fn a_waypoint_that_is_declared_is_never_walked_around() {
 fn the_waypoint_itself_goes_on() {
     let world = world();
     let proxy = world.discovery.workload("Kubernetes//Pod/default/proxy").unwrap();
-    let on = "tunnel 10.0.0.3:15008 for 10.0.0.3:8080 as spiffe://cluster.local/ns/default/sa/behind";
+    let on =
+        "tunnel 10.0.0.3:15008 for 10.0.0.3:8080 as spiffe://cluster.local/ns/default/sa/behind";
     for target in ["10.0.0.3:8080", "10.96.0.2:80"] {
         let way = resolve(proxy, target.parse().unwrap(), &world.discovery, 1);
         assert_eq!(show(way), on, "{target}");

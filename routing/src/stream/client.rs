@@ -8,9 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Rejected, WILDCARD, status,
-};
+use super::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Rejected, WILDCARD, status};
 
 /// Version that stands for a resource which was refused and never had a good
 /// version. The server sends the resource again, or says that it is gone.
@@ -106,8 +104,7 @@ impl Client {
         names: impl IntoIterator<Item = Arc<str>>,
     ) -> Option<DeltaDiscoveryRequest> {
         let kind = self.kind_mut(type_url)?;
-        let old: Vec<Arc<str>> =
-            names.into_iter().filter(|name| kind.names.remove(name)).collect();
+        let old: Vec<Arc<str>> = names.into_iter().filter(|name| kind.names.remove(name)).collect();
         for name in &old {
             kind.held.remove(name);
         }

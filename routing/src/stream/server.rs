@@ -280,10 +280,8 @@ impl Watch {
     fn first(&mut self, subscribe: &[String], held: BTreeMap<String, String>) {
         self.owed = true;
         self.all = subscribe.is_empty();
-        self.held = held
-            .into_iter()
-            .map(|(name, version)| (Arc::from(name), Arc::from(version)))
-            .collect();
+        self.held =
+            held.into_iter().map(|(name, version)| (Arc::from(name), Arc::from(version))).collect();
     }
 
     fn subscribe(&mut self, names: &[String]) {

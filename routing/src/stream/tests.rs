@@ -152,7 +152,10 @@ fn after_a_reconnect_only_what_changed_meanwhile_is_sent() {
     assert!(pair.session.receive(request).subscribed);
     let response = pair.session.sync(ADDRESS, &resources, 2).unwrap();
     let sent: Vec<_> = response.resources.iter().map(|one| one.name.as_str()).collect();
-    assert_eq!((sent, response.removed_resources.clone()), (vec!["changed", "new"], vec!["gone".into()]));
+    assert_eq!(
+        (sent, response.removed_resources.clone()),
+        (vec!["changed", "new"], vec!["gone".into()])
+    );
     pair.deliver(&response, &[]);
     assert_eq!(pair.have(), [("changed", "2"), ("new", "1"), ("same", "1")]);
 }
@@ -193,8 +196,8 @@ fn after_a_reconnect_a_refused_resource_is_sent_again_or_said_to_be_gone() {
     resources.put(ADDRESS, "once-good", "2");
     resources.put(ADDRESS, "never-good", "1");
     let response = pair.session.sync(ADDRESS, &resources, 2).unwrap();
-    let refused = ["once-good", "never-good"]
-        .map(|name| Rejected { name: name.into(), reason: "no".into() });
+    let refused =
+        ["once-good", "never-good"].map(|name| Rejected { name: name.into(), reason: "no".into() });
     pair.deliver(&response, &refused);
 
     let versions = pair.client.connect().remove(0).initial_resource_versions;
@@ -340,11 +343,8 @@ fn who_asks_again_is_answered_again() {
 #[test]
 fn a_kind_that_was_not_asked_for_is_refused() {
     let mut client = Client::new(node(), [ADDRESS]);
-    let response = DeltaDiscoveryResponse {
-        type_url: POLICY.into(),
-        nonce: "7".into(),
-        ..Default::default()
-    };
+    let response =
+        DeltaDiscoveryResponse { type_url: POLICY.into(), nonce: "7".into(), ..Default::default() };
     let answer = client.answer(&response, &[]);
     assert_eq!((answer.type_url.as_str(), answer.response_nonce.as_str()), (POLICY, "7"));
     assert!(answer.error_detail.is_some());

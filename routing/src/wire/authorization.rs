@@ -225,10 +225,7 @@ fn read_range(message: &wire::Address) -> Result<IpNet, WireError> {
 }
 
 fn write_range(range: IpNet) -> wire::Address {
-    wire::Address {
-        address: address_bytes(range.addr()),
-        length: u32::from(range.prefix_len()),
-    }
+    wire::Address { address: address_bytes(range.addr()), length: u32::from(range.prefix_len()) }
 }
 
 fn read_account(message: &wire::ServiceAccountMatch) -> Result<AccountMatch, WireError> {

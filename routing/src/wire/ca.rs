@@ -11,8 +11,8 @@ use policy::identity::Identity;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 
-pub use super::messages::istio::v1::auth::{IstioCertificateRequest, IstioCertificateResponse};
 use super::error::WireError;
+pub use super::messages::istio::v1::auth::{IstioCertificateRequest, IstioCertificateResponse};
 
 /// Path of the gRPC method.
 pub const CREATE_CERTIFICATE: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
@@ -45,9 +45,9 @@ impl CertificateRequest {
         let fields = message.metadata.as_ref().map(|metadata| &metadata.fields);
         let value = fields.and_then(|fields| fields.get(IMPERSONATED_IDENTITY));
         let impersonated = value.map(|value| match &value.kind {
-            Some(Kind::StringValue(text)) => text
-                .parse()
-                .map_err(|_| WireError::Value(IMPERSONATED_IDENTITY, text.clone())),
+            Some(Kind::StringValue(text)) => {
+                text.parse().map_err(|_| WireError::Value(IMPERSONATED_IDENTITY, text.clone()))
+            }
             other => Err(WireError::Value(IMPERSONATED_IDENTITY, format!("{other:?}"))),
         });
         Ok(Self {

@@ -95,12 +95,8 @@ pub fn read_resource(
 ) -> Result<(String, Resource), WireError> {
     Ok(match kind {
         Kind::Address => match workload::read(&decode(body)?, names)? {
-            Address::Workload(workload) => {
-                (workload.uid.to_string(), Resource::Workload(Arc::new(workload)))
-            }
-            Address::Service(service) => {
-                (service.key.to_string(), Resource::Service(Arc::new(service)))
-            }
+            Address::Workload(workload) => (workload.uid.to_string(), Resource::Workload(workload)),
+            Address::Service(service) => (service.key.to_string(), Resource::Service(service)),
         },
         Kind::Authorization => {
             let policy = authorization::read(&decode(body)?)?;
@@ -149,9 +145,9 @@ pub fn write_resource(resource: &Resource) -> Result<Written, NotExpressible> {
         Resource::Service(one) => {
             (Kind::Address, one.key.to_string(), workload::write_service(one).encode_to_vec())
         }
-        Resource::Authorization(one) => written(Kind::Authorization, one, |one| {
-            Ok(authorization::write(one)?.encode_to_vec())
-        })?,
+        Resource::Authorization(one) => {
+            written(Kind::Authorization, one, |one| Ok(authorization::write(one)?.encode_to_vec()))?
+        }
         Resource::Gateway(one) => {
             (Kind::Gateway, one.name.to_string(), gateway::write(one).encode_to_vec())
         }

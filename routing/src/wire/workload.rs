@@ -35,9 +35,9 @@ pub const POD_UID: &str = "waymark.v1.PodUid";
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Address {
     /// A workload.
-    Workload(Workload),
+    Workload(Arc<Workload>),
     /// A service.
-    Service(Service),
+    Service(Arc<Service>),
 }
 
 /// Reads a message.
@@ -48,10 +48,10 @@ pub enum Address {
 pub fn read(message: &wire::Address, names: &mut Names) -> Result<Address, WireError> {
     match message.r#type.as_ref().ok_or(WireError::Missing("type"))? {
         wire::address::Type::Workload(workload) => {
-            read_workload(workload, names).map(Address::Workload)
+            read_workload(workload, names).map(Arc::new).map(Address::Workload)
         }
         wire::address::Type::Service(service) => {
-            read_service(service, names).map(Address::Service)
+            read_service(service, names).map(Arc::new).map(Address::Service)
         }
     }
 }
@@ -221,7 +221,8 @@ pub fn read_service(message: &wire::Service, names: &mut Names) -> Result<Servic
     }
     let weighted = message.weighted_waypoints.iter().map(|weighted| {
         let destination = weighted.destination.as_ref();
-        let destination = destination.ok_or(WireError::Missing("weighted_waypoints.destination"))?;
+        let destination =
+            destination.ok_or(WireError::Missing("weighted_waypoints.destination"))?;
         Ok(WeightedWaypoint { destination: read_gateway(destination)?, weight: weighted.weight })
     });
     let addresses = message.addresses.iter().map(|address| read_virtual(address, names));

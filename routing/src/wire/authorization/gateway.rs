@@ -123,10 +123,10 @@ fn read_match(message: &wire::AuthorizationMatch) -> Result<Match, WireError> {
         || Ok(Field::default()),
         |ports| field(&ports.any, &ports.not, |number| port("destination_ports", *number)),
     );
-    let paths = message.paths.as_ref().map_or_else(
-        || Ok(Field::default()),
-        |paths| field(&paths.any, &paths.not, read_path),
-    );
+    let paths = message
+        .paths
+        .as_ref()
+        .map_or_else(|| Ok(Field::default()), |paths| field(&paths.any, &paths.not, read_path));
     Ok(Match {
         namespaces: read_texts(message.namespaces.as_ref())?,
         service_accounts: read_names(message.service_accounts.as_ref(), read_account)?,
@@ -187,11 +187,11 @@ fn write_texts(texts: &Field<StringMatch>) -> Option<wire::TextField> {
 
 fn read_names<T>(
     message: Option<&wire::NameField>,
-    read: impl Fn(&String) -> Result<T, WireError>,
+    read: impl Fn(&str) -> Result<T, WireError>,
 ) -> Result<Field<T>, WireError> {
     message.map_or_else(
         || Ok(Field::default()),
-        |message| field(&message.any, &message.not, read),
+        |message| field(&message.any, &message.not, |text: &String| read(text)),
     )
 }
 
@@ -246,16 +246,16 @@ fn write_path(path: &PathMatch) -> wire::PathPattern {
     wire::PathPattern { kind: Some(kind) }
 }
 
-fn read_account(text: &String) -> Result<AccountMatch, WireError> {
+fn read_account(text: &str) -> Result<AccountMatch, WireError> {
     match text.split_once('/') {
         Some((namespace, account)) if !namespace.is_empty() && !account.is_empty() => {
             Ok(AccountMatch { namespace: namespace.into(), service_account: account.into() })
         }
-        _ => Err(WireError::Value("service_accounts", text.clone())),
+        _ => Err(WireError::Value("service_accounts", text.to_owned())),
     }
 }
 
-fn read_range(text: &String) -> Result<IpNet, WireError> {
-    let range: IpNet = text.parse().map_err(|_| WireError::Value("ips", text.clone()))?;
+fn read_range(text: &str) -> Result<IpNet, WireError> {
+    let range: IpNet = text.parse().map_err(|_| WireError::Value("ips", text.to_owned()))?;
     Ok(range.trunc())
 }

@@ -4,8 +4,8 @@
 
 use http::HeaderName;
 use policy::authz::{HeaderField, PathMatch, PathTemplate, Target};
-use prost::Message;
 use proptest::prelude::*;
+use prost::Message;
 
 use super::*;
 use crate::wire::messages::waymark::v1 as own;
@@ -193,10 +193,8 @@ fn request_matches() -> impl Strategy<Value = Match> {
         "/[a-z]{1,4}/\\{\\*\\}/\\{\\*\\*\\}"
             .prop_map(|text| PathMatch::Template(PathTemplate::parse(&text).unwrap())),
     ];
-    let header = ("[a-z]{1,4}", texts()).prop_map(|(name, values)| HeaderField {
-        name: name.parse().unwrap(),
-        values,
-    });
+    let header = ("[a-z]{1,4}", texts())
+        .prop_map(|(name, values)| HeaderField { name: name.parse().unwrap(), values });
     let headers = prop::collection::vec(header, 0..2);
     (session_matches(), ranges(), texts(), texts(), texts(), fields(path), headers).prop_map(
         |parts| Match {
@@ -212,8 +210,7 @@ fn request_matches() -> impl Strategy<Value = Match> {
 }
 
 fn rules(one: impl Strategy<Value = Match>) -> impl Strategy<Value = Vec<Rule>> {
-    let clause =
-        prop::collection::vec(one, 0..3).prop_map(|matches| Clause { matches });
+    let clause = prop::collection::vec(one, 0..3).prop_map(|matches| Clause { matches });
     let rule = prop::collection::vec(clause, 0..3).prop_map(|clauses| Rule { clauses });
     prop::collection::vec(rule, 0..3)
 }

@@ -86,9 +86,8 @@ fn one_bad_resource_costs_no_other() {
 #[test]
 fn a_bad_policy_tells_what_it_governs_as_far_as_can_be_read() {
     let bad_port = istio::security::Match { destination_ports: vec![0], ..Default::default() };
-    let group = istio::security::Group {
-        rules: vec![istio::security::Rules { matches: vec![bad_port] }],
-    };
+    let group =
+        istio::security::Group { rules: vec![istio::security::Rules { matches: vec![bad_port] }] };
     let policy = istio::security::Authorization {
         name: "p".into(),
         namespace: "ns".into(),
@@ -108,8 +107,7 @@ fn a_bad_policy_tells_what_it_governs_as_far_as_can_be_read() {
 
 #[test]
 fn a_kind_that_is_not_known_is_refused_as_a_whole() {
-    let message =
-        xds::DeltaDiscoveryResponse { type_url: "other".into(), ..Default::default() };
+    let message = xds::DeltaDiscoveryResponse { type_url: "other".into(), ..Default::default() };
     assert_eq!(read(&message), Err(WireError::Kind("other".into())));
 }
 

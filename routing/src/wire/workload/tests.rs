@@ -120,7 +120,8 @@ fn a_service_that_is_wrong_in_part_is_refused_whole() {
     assert_eq!(refusal(&|s| s.ip_families = 4), WireError::Unknown("ip_families", 4));
     let prefix = refusal(&|s| {
         let address = vec![10, 0, 0, 0];
-        s.addresses = vec![wire::NetworkAddress { address, length: Some(33), ..Default::default() }];
+        s.addresses =
+            vec![wire::NetworkAddress { address, length: Some(33), ..Default::default() }];
     });
     assert_eq!(prefix, WireError::PrefixLength("addresses", 33));
     let scope = refusal(&|s| {
@@ -128,10 +129,12 @@ fn a_service_that_is_wrong_in_part_is_refused_whole() {
         s.load_balancing = Some(balancing);
     });
     assert_eq!(scope, WireError::Unknown("routing_preference", 0));
-    let weighted =
-        refusal(&|s| s.weighted_waypoints = vec![wire::WeightedWaypoint::default()]);
+    let weighted = refusal(&|s| s.weighted_waypoints = vec![wire::WeightedWaypoint::default()]);
     assert_eq!(weighted, WireError::Missing("weighted_waypoints.destination"));
-    assert_eq!(refusal(&|s| s.ports = vec![wire::Port::default()]), WireError::Port("service_port", 0));
+    assert_eq!(
+        refusal(&|s| s.ports = vec![wire::Port::default()]),
+        WireError::Port("service_port", 0)
+    );
 }
 
 #[test]
@@ -150,16 +153,14 @@ fn name() -> impl Strategy<Value = String> {
 }
 
 fn service_key() -> impl Strategy<Value = ServiceKey> {
-    (name(), "[a-z*][a-z.]{0,8}").prop_map(|(namespace, hostname)| {
-        ServiceKey::new(namespace.parse().unwrap(), hostname)
-    })
+    (name(), "[a-z*][a-z.]{0,8}")
+        .prop_map(|(namespace, hostname)| ServiceKey::new(namespace.parse().unwrap(), hostname))
 }
 
 fn gateway() -> impl Strategy<Value = GatewayAddress> {
     let address = (text(), any::<IpAddr>())
         .prop_map(|(network, ip)| GatewayDestination::Address(NetworkAddress::new(network, ip)));
-    let destination =
-        prop_oneof![service_key().prop_map(GatewayDestination::Hostname), address];
+    let destination = prop_oneof![service_key().prop_map(GatewayDestination::Hostname), address];
     (destination, 1_u16..)
         .prop_map(|(destination, hbone_port)| GatewayAddress { destination, hbone_port })
 }
@@ -173,9 +174,10 @@ fn ports() -> impl Strategy<Value = Vec<Port>> {
         AppProtocol::Tcp,
         AppProtocol::Tls,
     ]);
-    let port = (1_u16.., any::<u16>(), protocol).prop_map(
-        |(service_port, target_port, app_protocol)| Port { service_port, target_port, app_protocol },
-    );
+    let port =
+        (1_u16.., any::<u16>(), protocol).prop_map(|(service_port, target_port, app_protocol)| {
+            Port { service_port, target_port, app_protocol }
+        });
     prop::collection::vec(port, 0..3)
 }
 
@@ -219,7 +221,11 @@ pub(crate) fn workloads() -> impl Strategy<Value = Workload> {
                 WorkloadType::Job,
             ][usize::try_from(flags.4).unwrap()],
             application_tunnel: tunnel.map(|(proxy, port)| ApplicationTunnel {
-                protocol: if proxy { ApplicationProtocol::Proxy } else { ApplicationProtocol::None },
+                protocol: if proxy {
+                    ApplicationProtocol::Proxy
+                } else {
+                    ApplicationProtocol::None
+                },
                 port,
             }),
             authorization_policies: vec![policy],
@@ -295,7 +301,7 @@ proptest! {
         let bytes = write_workload(&workload).encode_to_vec();
         let message = wire::Address::decode(bytes.as_slice()).unwrap();
         let read = read(&message, &mut Names::default());
-        prop_assert_eq!(read, Ok(Address::Workload(workload)));
+        prop_assert_eq!(read, Ok(Address::Workload(Arc::new(workload))));
     }
 
     #[test]
@@ -303,6 +309,6 @@ proptest! {
         let bytes = write_service(&service).encode_to_vec();
         let message = wire::Address::decode(bytes.as_slice()).unwrap();
         let read = read(&message, &mut Names::default());
-        prop_assert_eq!(read, Ok(Address::Service(service)));
+        prop_assert_eq!(read, Ok(Address::Service(Arc::new(service))));
     }
 }
