@@ -239,7 +239,7 @@ mod tests {
         let second = listener("b", "example.com", 80, Protocol::Http);
         for order in [[&first, &second], [&second, &first]] {
             let mut ports = Ports::default();
-            order.map(|listener| ports.put(listener));
+            order.into_iter().for_each(|listener| ports.put(listener));
             let port = ports.at(80, Transport::Tcp).unwrap();
             assert_eq!(port.by_host("example.com"), Choice::Serve(&first));
             ports.remove(&first);

@@ -59,7 +59,8 @@ impl RouteTable {
         }
     }
 
-    /// Takes a rule out that was put in with these hosts.
+    /// Takes a rule out that was put in with these hosts: this very one, not one of its name, so
+    /// that a new version can be put in before the old one leaves and no place is unmade.
     pub fn remove(&mut self, rule: &Rule, hosts: &[HostPattern]) {
         for host in or_any(hosts) {
             let paths = Arc::make_mut(self.hosts.entry(host));
@@ -117,7 +118,8 @@ impl ParentTable {
         }
     }
 
-    /// Takes a rule out that was put in with these hosts.
+    /// Takes a rule out that was put in with these hosts: this very one, not one of its name, so
+    /// that a new version can be put in before the old one leaves and no place is unmade.
     pub fn remove(&mut self, rule: &Rule, hosts: &[HostPattern]) {
         match rule.name.kind {
             RouteKind::Http | RouteKind::Grpc => self.http.remove(rule, hosts),
@@ -170,7 +172,7 @@ fn put(seniors: &mut Seniors, rule: &Arc<Rule>) {
 }
 
 fn take(seniors: &mut Seniors, rule: &Rule) {
-    Arc::make_mut(seniors).retain(|other| other.name != rule.name);
+    Arc::make_mut(seniors).retain(|other| !std::ptr::eq(&**other, rule));
 }
 
 /// The hosts a rule is filed under.

@@ -93,7 +93,7 @@ impl PathTable {
     pub(super) fn remove(&mut self, rule: &Rule) {
         for entry in &rule.matches {
             self.change(&entry.path, |ranked| {
-                Arc::make_mut(ranked).retain(|candidate| candidate.rule.name != rule.name);
+                Arc::make_mut(ranked).retain(|candidate| !std::ptr::eq(&*candidate.rule, rule));
             });
         }
     }
