@@ -4,6 +4,11 @@
 
 #[cfg(feature = "node")]
 pub mod agent;
+pub mod control;
+pub mod credentials;
+pub mod hbone;
 #[cfg(feature = "node")]
 pub mod inpod;
+pub mod state;
 pub mod sys;
+pub mod worker;
