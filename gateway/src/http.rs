@@ -25,6 +25,14 @@ mod limits;
 mod pipe;
 mod pool;
 mod serve;
+#[cfg(test)]
+#[expect(
+    clippy::too_many_lines,
+    clippy::large_futures,
+    clippy::string_slice,
+    reason = "tests are tables and conversations"
+)]
+mod tests;
 mod upstream;
 
 pub use carry::{Carry, Moved, Piece, mirror};
@@ -35,7 +43,7 @@ pub use framing::BadBody;
 pub use head::{RequestHead, ResponseHead};
 pub use limits::Limits;
 pub use pool::{Dialed, GetError, Pool, PoolKey};
-pub use serve::{Ended, serve};
+pub use serve::{Ended, Terms, serve};
 pub use upstream::Upstream;
 
 /// How a connection speaks.

@@ -444,16 +444,8 @@ pub async fn mirror(
 ) -> Result<StatusCode, Error> {
     let body = if request.method == Method::CONNECT { Body::None } else { body };
     up.put_head(request, body)?;
-    while body != Body::None {
-        match pieces.recv().await {
-            Some(Piece::Data(piece)) => {
-                poll_fn(|cx| up.poll_room(cx)).await?;
-                up.put_data(piece, false)?;
-                poll_fn(|cx| up.poll_push(cx)).await?;
-            }
-            Some(Piece::End) => break,
-            None => return Err(Error::DownstreamGone),
-        }
+    if body != Body::None {
+        feed(&mut up, &mut pieces).await?;
     }
     up.put_end(None)?;
     poll_fn(|cx| up.poll_push(cx)).await?;
@@ -463,12 +455,22 @@ pub async fn mirror(
             break head.status;
         }
     };
-    loop {
-        match poll_fn(|cx| up.poll_event(cx)).await? {
-            Event::Data { last: false, .. } => {}
-            Event::Data { .. } | Event::Trailers(_) | Event::End => break,
-        }
-    }
+    while let Event::Data { last: false, .. } = poll_fn(|cx| up.poll_event(cx)).await? {}
     up.finish();
     Ok(status)
+}
+
+/// Sends pieces as they come, up to the end of the body.
+async fn feed(up: &mut Upstream, pieces: &mut mpsc::Receiver<Piece>) -> Result<(), Error> {
+    loop {
+        match pieces.recv().await {
+            Some(Piece::Data(piece)) => {
+                poll_fn(|cx| up.poll_room(cx)).await?;
+                up.put_data(piece, false)?;
+                poll_fn(|cx| up.poll_push(cx)).await?;
+            }
+            Some(Piece::End) => return Ok(()),
+            None => return Err(Error::DownstreamGone),
+        }
+    }
 }

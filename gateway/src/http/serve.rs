@@ -41,56 +41,53 @@ pub enum Ended {
     Broken,
 }
 
-/// What the loops of one connection need.
-struct Context1 {
-    limits: Arc<Limits>,
-    drain: CancellationToken,
-    secure: bool,
+/// How one client connection is served.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// What is spoken, by ALPN; [`Protocol::Sniff`] in plain text.
+    pub protocol: Protocol,
+    /// The client sees `https`.
+    pub secure: bool,
+    /// Bounds of the connection and its messages.
+    pub limits: Arc<Limits>,
+    /// Cancelled, it ends the connection gracefully: idle at once, else after the running
+    /// requests, at the latest after [`Limits::drain`].
+    pub drain: CancellationToken,
 }
 
 /// Serves the requests of one client connection until it ends.
 ///
 /// `handler` is called once per request, for HTTP/2 several times at once; it should leave the
-/// response complete, else the client sees it broken. `secure` says that the client sees
-/// `https`. Cancelling `drain` ends the connection gracefully: idle at once, else after the
-/// running requests, at the latest after [`Limits::drain`]. Dropping the future cuts it off.
-pub async fn serve<H>(
-    io: impl ByteStream,
-    protocol: Protocol,
-    secure: bool,
-    limits: Arc<Limits>,
-    drain: CancellationToken,
-    handler: H,
-) -> Ended
+/// response complete, else the client sees it broken. Dropping the future cuts the connection.
+pub async fn serve<H>(io: impl ByteStream, terms: Terms, handler: H) -> Ended
 where
     H: AsyncFn(&mut Downstream),
 {
-    let context = Context1 { limits, drain, secure };
     let io: Box<dyn ByteStream> = Box::new(io);
-    if protocol == Protocol::Http2 {
-        return http2::serve(rewind::Rewind::new(io, bytes::BytesMut::new()), &context, &handler)
+    if terms.protocol == Protocol::Http2 {
+        return http2::serve(rewind::Rewind::new(io, bytes::BytesMut::new()), &terms, &handler)
             .await;
     }
     let mut conn = Conn::new(io);
-    let is_http2 = protocol == Protocol::Sniff
-        && match sniff(&mut conn, &context).await {
+    let is_http2 = terms.protocol == Protocol::Sniff
+        && match sniff(&mut conn, &terms).await {
             Ok(is_http2) => is_http2,
             Err(ended) => return ended,
         };
     if is_http2 {
         let (io, read) = conn.into_parts();
-        http2::serve(rewind::Rewind::new(io, read), &context, &handler).await
+        http2::serve(rewind::Rewind::new(io, read), &terms, &handler).await
     } else {
-        http1::serve(conn, &context, &handler).await
+        http1::serve(conn, &terms, &handler).await
     }
 }
 
 /// Reads until the bytes differ from the preface of HTTP/2, or are it.
-async fn sniff(conn: &mut Conn, context: &Context1) -> Result<bool, Ended> {
+async fn sniff(conn: &mut Conn, terms: &Terms) -> Result<bool, Ended> {
     let mut timer = Timer::new();
-    let idle_by = after(context.limits.idle);
+    let idle_by = after(terms.limits.idle);
     let mut head_by = None;
-    let mut drained = std::pin::pin!(context.drain.cancelled());
+    let mut drained = std::pin::pin!(terms.drain.cancelled());
     poll_fn(|cx| {
         loop {
             let seen = conn.input.len().min(PREFACE.len());
@@ -101,7 +98,7 @@ async fn sniff(conn: &mut Conn, context: &Context1) -> Result<bool, Ended> {
                 return Poll::Ready(Ok(true));
             }
             if seen > 0 && head_by.is_none() {
-                head_by = after(context.limits.head_time);
+                head_by = after(terms.limits.head_time);
             }
             match conn.poll_fill(cx) {
                 Poll::Ready(Ok(0)) => {

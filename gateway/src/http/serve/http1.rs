@@ -18,7 +18,7 @@ use pingora_core::protocols::http::v1::server::HttpSession;
 use tokio::time::Instant;
 use tokio_util::sync::WaitForCancellationFuture;
 
-use super::{Context1, Ended, Timer};
+use super::{Ended, Terms, Timer};
 use crate::http::conn::Conn;
 use crate::http::downstream::h1::{Http1, Shared, after};
 use crate::http::head::check;
@@ -27,22 +27,22 @@ use crate::http::upstream::h1::head_end;
 use crate::http::{BadRequest, Downstream};
 
 /// Serves requests one after the other.
-pub(super) async fn serve<H>(mut conn: Conn, context: &Context1, handler: &H) -> Ended
+pub(super) async fn serve<H>(mut conn: Conn, terms: &Terms, handler: &H) -> Ended
 where
     H: AsyncFn(&mut Downstream),
 {
     let shared = Rc::new(Shared {
-        limits: Arc::clone(&context.limits),
-        drain: context.drain.clone(),
+        limits: Arc::clone(&terms.limits),
+        drain: terms.drain.clone(),
         pipe: Pipe::default(),
         read_by: Cell::new(None),
         write_by: Cell::new(None),
     });
     let mut timer = Timer::new();
-    let mut drained = pin!(context.drain.cancelled());
-    let mut left = context.limits.requests;
+    let mut drained = pin!(terms.drain.cancelled());
+    let mut left = terms.limits.requests;
     loop {
-        let raw = match next_head(&mut conn, context, &mut timer, drained.as_mut()).await {
+        let raw = match next_head(&mut conn, terms, &mut timer, drained.as_mut()).await {
             Ok(raw) => raw,
             Err(Stop::Quiet(ended)) => {
                 let _closed = poll_fn(|cx| conn.poll_close(cx)).now_or_never();
@@ -56,7 +56,7 @@ where
             Err(bad) => return refuse(conn, bad, &shared, &mut timer).await,
         };
         let request = Http1::new(conn, session, facts, left > 0, Rc::clone(&shared));
-        let mut downstream = Downstream::http1(request, context.secure);
+        let mut downstream = Downstream::http1(request, terms.secure);
         let stalled = run(&mut downstream, &shared, &mut timer, drained.as_mut(), handler).await;
         let Some(next) = conclude(downstream, stalled, &shared, &mut timer).await else {
             return if stalled { Ended::Slow } else { Ended::Us };
@@ -77,11 +77,11 @@ enum Stop {
 /// Waits for the next head and takes it off the connection, byte for byte.
 async fn next_head(
     conn: &mut Conn,
-    context: &Context1,
+    terms: &Terms,
     timer: &mut Timer,
     mut drained: std::pin::Pin<&mut WaitForCancellationFuture<'_>>,
 ) -> Result<BytesMut, Stop> {
-    let limits = &context.limits;
+    let limits = &terms.limits;
     let mut idle_by = None;
     let mut head_by: Option<Instant> = None;
     let mut seen = 0;
@@ -178,18 +178,15 @@ async fn conclude(
     shared.read_by.set(None);
     shared.write_by.set(None);
     let (started, ended) = (downstream.started(), downstream.ended());
-    if started && !ended {
-        // The client must see that the response is cut off: no proper end follows.
-        return Some(Err(if stalled { Ended::Slow } else { Ended::Broken }));
-    }
-    let by = after(shared.limits.stall);
+    let by = after(if stalled { shared.limits.linger } else { shared.limits.stall });
     let pushed = within(timer, by, poll_fn(|cx| downstream.poll_push(cx))).await;
-    if !matches!(pushed, Some(Ok(()))) {
-        return Some(Err(if pushed.is_none() { Ended::Slow } else { Ended::Broken }));
+    if (started && !ended) || !matches!(pushed, Some(Ok(()))) {
+        // A response that is cut off must look so: its end never comes.
+        return Some(Err(if stalled || pushed.is_none() { Ended::Slow } else { Ended::Broken }));
     }
     let by = after(shared.limits.linger);
-    let read =
-        within(timer, by, discard(&mut downstream, shared.limits.linger_bytes)).await == Some(true);
+    let bound = shared.limits.linger_bytes;
+    let read = !stalled && within(timer, by, discard(&mut downstream, bound)).await == Some(true);
     let (request, _) = downstream.into_http1()?;
     if started && request.keep && read {
         return Some(Ok(request.conn));

@@ -6,30 +6,29 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::task::{Context, Poll};
+use std::task::Poll;
 
 use ::h2::server::{Builder, Connection, SendResponse};
 use ::h2::{Reason, RecvStream};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use http::StatusCode;
 use pingora_http::RequestHeader;
 use tokio::time::Instant;
 
 use super::rewind::Rewind;
-use super::{Context1, Ended, Timer};
+use super::{Ended, Terms, Timer};
 use crate::http::downstream::h1::after;
 use crate::http::downstream::h2::Http2;
 use crate::http::head::check;
 use crate::http::{BadRequest, Downstream, Limits};
 
 /// Serves streams as they come.
-pub(super) async fn serve<H>(io: Rewind, context: &Context1, handler: &H) -> Ended
+pub(super) async fn serve<H>(io: Rewind, terms: &Terms, handler: &H) -> Ended
 where
     H: AsyncFn(&mut Downstream),
 {
-    let limits = &context.limits;
+    let limits = &terms.limits;
     let handshake = builder(limits).handshake(io);
     let mut connection: Connection<Rewind, Bytes> =
         match tokio::time::timeout(limits.head_time, handshake).await {
@@ -38,7 +37,7 @@ where
             Err(_) => return Ended::Slow,
         };
     let mut running = FuturesUnordered::new();
-    let mut drained = pin!(context.drain.cancelled());
+    let mut drained = pin!(terms.drain.cancelled());
     let mut state = State { left: limits.requests, bad: 0, closing: None, ended: None };
     let mut timer = Timer::new();
     let mut idle_by = after(limits.idle);
@@ -52,7 +51,7 @@ where
                     return Poll::Ready(state.ended.unwrap_or(Ended::Broken));
                 };
                 if let Some(request) = state.admit(request, respond, limits, &mut connection) {
-                    let mut downstream = Downstream::http2(request, context.secure);
+                    let mut downstream = Downstream::http2(request, terms.secure);
                     running.push(async move {
                         handler(&mut downstream).await;
                         downstream.abandon();
@@ -72,7 +71,15 @@ where
             state.close(&mut connection, Ended::Us, limits);
         }
         idle_by = if running.is_empty() { idle_by.or_else(|| after(limits.idle)) } else { None };
-        state.poll_timers(cx, &mut timer, idle_by, &mut connection, limits)
+        if let Some(ended) = state.ended {
+            return timer.poll(cx, state.closing).map(|()| ended);
+        }
+        if timer.poll(cx, idle_by).is_ready() {
+            state.close(&mut connection, Ended::Idle, limits);
+            // The farewell is sent by the next poll.
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
     })
     .await
 }
@@ -121,27 +128,6 @@ impl State {
             self.closing = after(limits.drain);
         }
     }
-
-    fn poll_timers(
-        &mut self,
-        cx: &mut Context<'_>,
-        timer: &mut Timer,
-        idle_by: Option<Instant>,
-        connection: &mut Connection<Rewind, Bytes>,
-        limits: &Limits,
-    ) -> Poll<Ended> {
-        match self.ended {
-            Some(ended) => timer.poll(cx, self.closing).map(|()| ended),
-            None => {
-                if timer.poll(cx, idle_by).is_ready() {
-                    self.close(connection, Ended::Idle, limits);
-                    // The farewell is sent by the next poll.
-                    cx.waker().wake_by_ref();
-                }
-                Poll::Pending
-            }
-        }
-    }
 }
 
 fn builder(limits: &Limits) -> Builder {
@@ -159,14 +145,20 @@ fn builder(limits: &Limits) -> Builder {
 ///
 /// Rule: RFC 9113 §8.1.1.
 fn refuse(bad: BadRequest, respond: &mut SendResponse<Bytes>) {
-    let mut response = http::Response::new(());
-    *response.status_mut() = match bad {
-        BadRequest::Malformed("Transfer-Encoding in HTTP/2" | "Content-Length") => {
-            return respond.send_reset(Reason::PROTOCOL_ERROR);
+    let reset = match bad {
+        BadRequest::Malformed(what) => {
+            matches!(
+                what,
+                "Transfer-Encoding in HTTP/2" | "Content-Length" | "Content-Length without a body"
+            )
         }
-        _ => bad.status(),
+        BadRequest::TooLarge | BadRequest::TooSlow | BadRequest::Coding | BadRequest::Connect => {
+            false
+        }
     };
-    if response.status() == StatusCode::OK || respond.send_response(response, true).is_err() {
-        respond.send_reset(Reason::INTERNAL_ERROR);
+    let mut response = http::Response::new(());
+    *response.status_mut() = bad.status();
+    if reset || respond.send_response(response, true).is_err() {
+        respond.send_reset(Reason::PROTOCOL_ERROR);
     }
 }
