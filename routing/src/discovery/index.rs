@@ -12,7 +12,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::{
-    Change, Discovery, Endpoint, NetworkMode, Service, ServiceKey, Shards, TunnelProtocol, Workload,
+    Change, Discovery, Endpoint, Health, NetworkMode, Service, ServiceKey, Shards, TunnelProtocol,
+    Workload,
 };
 
 /// Endpoints of one service that this batch puts (or, with `None`, takes out), by uid.
@@ -150,10 +151,13 @@ where
 }
 
 /// Of several workloads at one address the pod in the mesh is best, then another
-/// pod, then another workload in the mesh (`reference/ambient.md` §3.1); ties by uid.
-fn workload_order(workload: &Workload) -> (bool, bool, Arc<str>) {
+/// pod, then another workload in the mesh (`reference/ambient.md` §3.1). Then the
+/// healthy one: an address that came back belongs to the new pod, not to the one
+/// on its way out. Ties by uid.
+fn workload_order(workload: &Workload) -> (bool, bool, bool, Arc<str>) {
     let outside = workload.tunnel == TunnelProtocol::None;
-    (!workload.is_pod(), outside, Arc::clone(&workload.uid))
+    let unhealthy = workload.health == Health::Unhealthy;
+    (!workload.is_pod(), outside, unhealthy, Arc::clone(&workload.uid))
 }
 
 /// Of several services of one name or address the canonical one is best; ties by key.

@@ -97,6 +97,16 @@ fn ties_among_workloads_go_to_pods_in_the_mesh_first() {
 }
 
 #[test]
+fn an_address_that_came_back_belongs_to_the_new_pod() {
+    let mut old = workload("K//Pod/a/a-old", TunnelProtocol::Hbone);
+    old.health = Health::Unhealthy;
+    let new = workload("K//Pod/a/b-new", TunnelProtocol::Hbone);
+    let mut discovery = Discovery::default();
+    discovery.apply([old, new].map(|one| Change::Workload(Arc::new(one))));
+    assert_eq!(&*discovery.workload_at(&at("10.0.0.1")).unwrap().uid, "K//Pod/a/b-new");
+}
+
+#[test]
 fn an_endpoint_may_come_before_its_service() {
     let key: ServiceKey = "a/x.example".parse().unwrap();
     let mut endpoint = workload("u", TunnelProtocol::None);

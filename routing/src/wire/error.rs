@@ -4,15 +4,16 @@
 //!
 //! Owns the error of this family of files and the readers of single values.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use policy::authz::InvalidPolicyName;
+use policy::authz::{InvalidPolicyName, PolicyName};
 use policy::identity::{Identity, InvalidName, Namespace, ServiceAccount, TrustDomain};
 
-use crate::discovery::InvalidServiceKey;
+use crate::discovery::{InvalidServiceKey, Port, ServiceKey};
 
 /// Why a message is no resource. The resource is refused whole.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -74,11 +75,25 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Strings of one batch, each held once: the same names come with every workload.
+/// Values of one batch, each held once: the same ones come with every workload.
 #[derive(Debug, Default)]
 pub struct Names {
     texts: HashSet<Arc<str>>,
+    namespaces: HashMap<String, Namespace>,
+    services: HashMap<String, ServiceKey>,
+    policies: HashMap<String, PolicyName>,
+    ports: HashSet<Arc<[Port]>>,
     identities: HashSet<Identity>,
+}
+
+/// The value of `text` that was parsed before, or parses it.
+fn known<T: Clone + FromStr>(known: &mut HashMap<String, T>, text: &str) -> Result<T, T::Err> {
+    if let Some(value) = known.get(text) {
+        return Ok(value.clone());
+    }
+    let value: T = text.parse()?;
+    known.insert(text.to_owned(), value.clone());
+    Ok(value)
 }
 
 impl Names {
@@ -89,6 +104,43 @@ impl Names {
         }
         let shared: Arc<str> = text.into();
         self.texts.insert(Arc::clone(&shared));
+        shared
+    }
+
+    /// `text` as a namespace.
+    pub(crate) fn namespace(
+        &mut self,
+        field: &'static str,
+        text: &str,
+    ) -> Result<Namespace, WireError> {
+        known(&mut self.namespaces, text).map_err(named(field))
+    }
+
+    /// `text` as the key of a service.
+    pub(crate) fn service(
+        &mut self,
+        field: &'static str,
+        text: &str,
+    ) -> Result<ServiceKey, WireError> {
+        known(&mut self.services, text).map_err(|error| WireError::Service(field, error))
+    }
+
+    /// `text` as the name of a policy.
+    pub(crate) fn policy(
+        &mut self,
+        field: &'static str,
+        text: &str,
+    ) -> Result<PolicyName, WireError> {
+        known(&mut self.policies, text).map_err(|error| WireError::Policy(field, error))
+    }
+
+    /// `ports` as a shared list.
+    pub(crate) fn ports(&mut self, ports: &[Port]) -> Arc<[Port]> {
+        if let Some(shared) = self.ports.get(ports) {
+            return Arc::clone(shared);
+        }
+        let shared: Arc<[Port]> = ports.into();
+        self.ports.insert(Arc::clone(&shared));
         shared
     }
 

@@ -19,7 +19,7 @@ use self::parts::{
     write_health, write_network_mode, write_tunnel, write_workload_type,
 };
 use super::error::{
-    Names, WireError, address, address_bytes, named, or, port, port_or_zero, range,
+    Names, WireError, address, address_bytes, or, port, port_or_zero, range,
 };
 use super::messages::istio::workload as wire;
 use super::messages::waymark::v1::PodUid;
@@ -73,14 +73,13 @@ pub fn read_workload(message: &wire::Workload, names: &mut Names) -> Result<Work
     if message.uid.is_empty() {
         return Err(WireError::Missing("uid"));
     }
-    let namespace = message.namespace.parse().map_err(named("namespace"))?;
+    let namespace = names.namespace("namespace", &message.namespace)?;
     let domain = or(&message.trust_domain, Workload::DEFAULT_TRUST_DOMAIN);
     let account = or(&message.service_account, Workload::DEFAULT_SERVICE_ACCOUNT);
     let addresses = message.addresses.iter().map(|bytes| address("addresses", bytes));
     let policies = message.authorization_policies.iter();
-    let policies = policies.map(|name| {
-        name.parse().map_err(|error| WireError::Policy("authorization_policies", error))
-    });
+    let policies = policies.map(|name| names.policy("authorization_policies", name));
+    let policies = policies.collect::<Result<_, _>>()?;
     let hostname = (!message.hostname.is_empty()).then(|| names.share(&message.hostname));
     Ok(Workload {
         uid: names.share(&message.uid),
@@ -102,7 +101,7 @@ pub fn read_workload(message: &wire::Workload, names: &mut Names) -> Result<Work
             .transpose()?,
         waypoint: message.waypoint.as_ref().map(read_gateway).transpose()?,
         services: read_ports_by_service(&message.services, names)?,
-        authorization_policies: policies.collect::<Result<_, _>>()?,
+        authorization_policies: policies,
         health: read_health(message.status)?,
         capacity: message.capacity.unwrap_or(1),
         node: names.share(&message.node),
@@ -199,14 +198,12 @@ fn read_ports_by_service(
     services: &BTreeMap<String, wire::PortList>,
     names: &mut Names,
 ) -> Result<BTreeMap<ServiceKey, Arc<[Port]>>, WireError> {
-    let read = |(key, list): (&String, &wire::PortList)| {
-        let parsed = key.parse::<ServiceKey>();
-        let mut key = parsed.map_err(|error| WireError::Service("services", error))?;
-        key.hostname = names.share(&key.hostname);
+    let mut read = |(key, list): (&String, &wire::PortList)| {
+        let key = names.service("services", key)?;
         let ports = list.ports.iter().map(read_port).collect::<Result<Vec<_>, _>>()?;
-        Ok((key, ports.into()))
+        Ok((key, names.ports(&ports)))
     };
-    services.iter().map(read).collect()
+    services.iter().map(&mut read).collect()
 }
 
 /// Reads a service.
@@ -215,7 +212,7 @@ fn read_ports_by_service(
 ///
 /// See [`WireError`].
 pub fn read_service(message: &wire::Service, names: &mut Names) -> Result<Service, WireError> {
-    let namespace = message.namespace.parse().map_err(named("namespace"))?;
+    let namespace = names.namespace("namespace", &message.namespace)?;
     if message.hostname.is_empty() {
         return Err(WireError::Missing("hostname"));
     }
