@@ -102,6 +102,14 @@ pub enum Standing {
     Released,
 }
 
+/// Every standing with its name in metrics.
+pub const STANDINGS: [(Standing, &str); 4] = [
+    (Standing::Pending, "pending"),
+    (Standing::Enrolled, "enrolled"),
+    (Standing::Failed, "failed"),
+    (Standing::Released, "released"),
+];
+
 /// Times that bound the course.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {

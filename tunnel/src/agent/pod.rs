@@ -24,10 +24,10 @@ use super::discover::holds_any;
 use super::enrol::{Course, Outcome, Pace, Phase, Standing, Step, Want};
 use super::host::HostProbes;
 use super::metrics::AgentMetrics;
+use super::notice::RuleWatch;
 use super::older::{self, Connection, Sockets};
 use super::probe::{Prober, Subject};
 use super::spec::PodSpec;
-use super::watch::RuleWatch;
 use super::zds::{ServedPod, Zds};
 use crate::sys::NetworkNamespace;
 
@@ -174,7 +174,9 @@ pub async fn run(
         };
         tokio::select! {
             event = events.recv() => {
-                if event.is_none_or(|event| pod.take(event).is_break()) {
+                // Without senders the agent is ending, and its pods stay as they are.
+                let Some(event) = event else { return };
+                if pod.take(event).is_break() {
                     return pod.bury().await;
                 }
             }

@@ -153,20 +153,25 @@ pub fn removal() -> Value {
 
 /// What `nft -j list ruleset` printed of our tables, without what traffic changes.
 ///
-/// Two listings are equal exactly if the rules are.
+/// Two listings are equal exactly if the rules are; the order of tables means nothing.
 #[must_use]
 pub fn essence(listing: &Value) -> Value {
-    let ours = |object: &Value| {
-        let inner = object.as_object().and_then(|map| map.iter().next());
-        inner.is_some_and(|(kind, body)| {
-            let name = if kind == "table" { body.get("name") } else { body.get("table") };
-            let name = name.and_then(Value::as_str).unwrap_or_default();
-            kind != "metainfo" && [NAT, MANGLE, RAW].contains(&name)
-        })
-    };
     let objects = listing.get("nftables").and_then(Value::as_array);
-    let kept = objects.into_iter().flatten().filter(|object| ours(object));
-    Value::Array(kept.cloned().map(without_volatile).collect())
+    let mut ours: Vec<(String, &Value)> = objects
+        .into_iter()
+        .flatten()
+        .filter_map(|object| Some((table_of(object)?, object)))
+        .filter(|(table, _)| [NAT, MANGLE, RAW].contains(&table.as_str()))
+        .collect();
+    ours.sort_by(|(one, _), (other, _)| one.cmp(other));
+    ours.into_iter().map(|(_, object)| without_volatile(object.clone())).collect()
+}
+
+/// Name of the table that a listed object is, or belongs to.
+fn table_of(object: &Value) -> Option<String> {
+    let (kind, body) = object.as_object()?.iter().next()?;
+    let name = if kind == "table" { "name" } else { "table" };
+    body.get(name)?.as_str().map(str::to_owned)
 }
 
 fn without_volatile(mut value: Value) -> Value {

@@ -1,0 +1,526 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The node agent in real namespaces: pods come and go while connections run,
+//! rules are lost and put back, the agent itself is replaced.
+//!
+//! A stand-in for the tunnel speaks ZDS, takes what is captured and answers
+//! probes as the tunnel does; the tunnel itself is tested elsewhere.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use hickory_proto::op::{Message, MessageType};
+use hickory_proto::rr::rdata::TXT;
+use hickory_proto::rr::{RData, Record};
+use routing::wire::zds::{MAX_PACKET, Request, write_ack, write_hello};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tunnel::agent::Agent;
+use tunnel::agent::capture;
+use tunnel::agent::capture::rules::TUNNEL_MARK;
+use tunnel::agent::enrol::Standing;
+use tunnel::agent::node::{Node, PodReport};
+use tunnel::agent::settings::Settings;
+use tunnel::agent::spec::PodSpec;
+use tunnel::inpod::proof::{Prover, Way};
+use tunnel::sys::packet::PacketSocket;
+use tunnel::sys::{self, NetworkNamespace, SocketSettings};
+use waymark_tests::netns::{Pod, Topology};
+
+/// How long something that must happen may take.
+const SOON: Duration = Duration::from_secs(10);
+
+/// Serves the pods that an agent hands over, until dropped.
+struct StandIn {
+    tasks: Arc<Mutex<BTreeMap<Arc<str>, Vec<JoinHandle<()>>>>>,
+    dialogue: JoinHandle<()>,
+}
+
+impl Drop for StandIn {
+    fn drop(&mut self) {
+        self.dialogue.abort();
+        for task in std::mem::take(&mut *self.tasks.lock().unwrap()).into_values().flatten() {
+            task.abort();
+        }
+    }
+}
+
+impl StandIn {
+    /// Connects again whenever the agent is replaced.
+    fn start(socket: &Path) -> Self {
+        let tasks = Arc::new(Mutex::new(BTreeMap::new()));
+        let (path, served) = (socket.to_owned(), Arc::clone(&tasks));
+        let dialogue = tokio::spawn(async move {
+            loop {
+                if let Ok(socket) = PacketSocket::connect(&path, MAX_PACKET) {
+                    let _ended = Self::follow(&socket, &path, &served).await;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        Self { tasks, dialogue }
+    }
+
+    async fn follow(
+        socket: &PacketSocket,
+        path: &Path,
+        served: &Mutex<BTreeMap<Arc<str>, Vec<JoinHandle<()>>>>,
+    ) -> io::Result<()> {
+        socket.send(&write_hello(), None).await?;
+        while let Some(mut packet) = socket.receive().await? {
+            match Request::read(&packet.bytes).unwrap() {
+                Request::Add(pod) => {
+                    let namespace = NetworkNamespace::from_fd(packet.descriptors.remove(0))?;
+                    let known = served.lock().unwrap().contains_key(&pod.uid);
+                    if !known {
+                        let tasks = serve(Arc::clone(&pod.uid), Arc::new(namespace), path);
+                        served.lock().unwrap().insert(pod.uid, tasks);
+                    }
+                }
+                Request::Delete(uid) => {
+                    // Listeners end; what is carried goes on.
+                    for task in served.lock().unwrap().remove(&uid).into_iter().flatten() {
+                        task.abort();
+                    }
+                }
+                Request::Keep(_) | Request::SnapshotSent => {}
+            }
+            socket.send(&write_ack(""), None).await?;
+        }
+        Ok(())
+    }
+
+    fn serves(&self, uid: &str) -> bool {
+        self.tasks.lock().unwrap().contains_key(uid)
+    }
+}
+
+/// Opens the listeners of one pod.
+fn serve(uid: Arc<str>, namespace: Arc<NetworkNamespace>, socket: &Path) -> Vec<JoinHandle<()>> {
+    let prover = Prover::beside(socket);
+    let settings = SocketSettings { mark: TUNNEL_MARK, transparent: true, reuse_port: true };
+    let mut tasks = Vec::new();
+    for (port, way) in [(15001, Way::Outbound), (15006, Way::Inbound)] {
+        let open = || sys::listen_tcp(sys::any_address(port), settings);
+        let listener = TcpListener::from_std(namespace.enter(open).unwrap().unwrap()).unwrap();
+        let (uid, prover, namespace) = (Arc::clone(&uid), prover.clone(), Arc::clone(&namespace));
+        tasks.push(tokio::spawn(async move {
+            while let Ok((stream, peer)) = listener.accept().await {
+                let (uid, prover) = (Arc::clone(&uid), prover.clone());
+                tokio::spawn(carry(stream, peer, way, uid, prover, Arc::clone(&namespace)));
+            }
+        }));
+    }
+    for ip in ["127.0.0.1", "::1"] {
+        let address = SocketAddr::new(ip.parse().unwrap(), 15053);
+        let plain = SocketSettings { mark: TUNNEL_MARK, ..SocketSettings::default() };
+        let open = || (sys::bind_udp(address, plain), sys::listen_tcp(address, plain));
+        let (udp, tcp) = namespace.enter(open).unwrap();
+        let udp = UdpSocket::from_std(udp.unwrap()).unwrap();
+        let tcp = TcpListener::from_std(tcp.unwrap()).unwrap();
+        tasks.push(tokio::spawn(answer_names(udp, tcp, Arc::clone(&uid), prover.clone())));
+    }
+    tasks
+}
+
+async fn carry(
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    way: Way,
+    uid: Arc<str>,
+    prover: Prover,
+    namespace: Arc<NetworkNamespace>,
+) {
+    let target = sys::original_destination(&stream, peer).unwrap();
+    if way.is_probe(target) {
+        let _refused = prover.take(&mut stream, way, &uid).await;
+        return;
+    }
+    let inbound = way == Way::Inbound;
+    let settings =
+        SocketSettings { mark: TUNNEL_MARK, transparent: inbound, ..SocketSettings::default() };
+    let source = inbound.then(|| SocketAddr::new(sys::canonical(peer).ip(), 0));
+    let socket = namespace.enter(|| sys::client_tcp(target, source, settings)).unwrap().unwrap();
+    if let Ok(mut onward) = socket.connect(target).await {
+        let _ended = copy_bidirectional(&mut stream, &mut onward).await;
+    }
+}
+
+async fn answer_names(udp: UdpSocket, tcp: TcpListener, uid: Arc<str>, prover: Prover) {
+    let mut query = [0; 512];
+    loop {
+        tokio::select! {
+            Ok((len, from)) = udp.recv_from(&mut query) => {
+                if let Some(reply) = reply_to(&query[..len], &uid, &prover) {
+                    let _gone = udp.send_to(&reply, from).await;
+                }
+            }
+            Ok((mut stream, _)) = tcp.accept() => {
+                let Ok(len) = stream.read_u16().await else { continue };
+                let mut query = vec![0; len.into()];
+                let Ok(_) = stream.read_exact(&mut query).await else { continue };
+                if let Some(reply) = reply_to(&query, &uid, &prover) {
+                    let len = u16::try_from(reply.len()).unwrap();
+                    let _gone = stream.write_all(&[&len.to_be_bytes()[..], &reply].concat()).await;
+                }
+            }
+        }
+    }
+}
+
+fn reply_to(query: &[u8], uid: &str, prover: &Prover) -> Option<Vec<u8>> {
+    let query = Message::from_vec(query).ok()?;
+    let name = query.queries.first()?.name().clone();
+    let text = prover.text_record(&name.to_ascii(), uid)?;
+    let mut reply = query;
+    reply.metadata.message_type = MessageType::Response;
+    reply.add_answer(Record::from_rdata(name, 0, RData::TXT(TXT::new(vec![text]))));
+    reply.to_vec().ok()
+}
+
+/// An agent with a runtime of its own, so that it can be killed.
+struct Running {
+    runtime: Option<Runtime>,
+    node: Node,
+}
+
+impl Running {
+    fn start(folder: &Path, topology: &Topology, extra: &[(&str, String)]) -> Self {
+        let node_netns = topology.node(1).netns.path().display().to_string();
+        let mut variables: BTreeMap<&str, String> = BTreeMap::from([
+            ("NODE_NAME", "node-1".to_owned()),
+            ("AGENT_RUN_DIR", folder.display().to_string()),
+            ("AGENT_NODE_NETNS", node_netns),
+            ("AGENT_LISTEN", String::new()),
+            ("AGENT_DRAIN_SECONDS", "30".to_owned()),
+        ]);
+        variables.extend(extra.iter().cloned());
+        let settings = Settings::read(|name| variables.get(name).cloned()).unwrap();
+        let runtime = Runtime::new().unwrap();
+        let agent = {
+            let _inside = runtime.enter();
+            Arc::new(Agent::open(settings).unwrap())
+        };
+        let node = agent.node().clone();
+        runtime.spawn(async move { agent.serve().await });
+        Self { runtime: Some(runtime), node }
+    }
+
+    /// What of it runs ends in the middle of whatever it does.
+    fn kill(mut self) {
+        self.runtime.take().unwrap().shutdown_background();
+    }
+
+    fn report(&self, uid: &str) -> Option<PodReport> {
+        self.node.report().into_iter().find(|pod| &*pod.uid == uid)
+    }
+
+    async fn until(&self, uid: &str, what: &str, wanted: impl Fn(&PodReport) -> bool) -> PodReport {
+        let begun = Instant::now();
+        loop {
+            let report = self.report(uid);
+            match report {
+                Some(report) if wanted(&report) => return report,
+                report => assert!(begun.elapsed() < SOON, "{what}: {report:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn enrolled(&self, uid: &str) -> PodReport {
+        let proven = |pod: &PodReport| pod.standing == Standing::Enrolled && pod.reason.is_empty();
+        self.until(uid, "enrolled", proven).await
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn spec(uid: &str, pod: &Pod) -> PodSpec {
+    PodSpec {
+        uid: uid.into(),
+        name: format!("name-{uid}"),
+        namespace: "shop".to_owned(),
+        service_account: "seller".to_owned(),
+        addresses: vec![pod.v4.into(), pod.v6.into()],
+        probes: vec![(None, 8080)],
+        dns: true,
+        bypass_inbound: false,
+        strict: false,
+    }
+}
+
+/// Everything that the tests share: two pods on a node, a stand-in, an agent.
+struct World {
+    agent: Running,
+    tunnel: StandIn,
+    folder: tempfile::TempDir,
+    client: Pod,
+    server: Pod,
+    topology: Topology,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut topology = Topology::new(1).unwrap();
+        let (client, server) = (topology.pod(1).unwrap(), topology.pod(1).unwrap());
+        let folder = tempfile::tempdir().unwrap();
+        let agent = Running::start(folder.path(), &topology, &[]);
+        let tunnel = StandIn::start(&folder.path().join("ztunnel.sock"));
+        Self { agent, tunnel, folder, client, server, topology }
+    }
+
+    /// Places a pod as a plug-in does, and enrols it as the controller does.
+    async fn enrol(&self, uid: &str, pod: &Pod) {
+        self.agent.node.put(spec(uid, pod));
+        self.place(uid, pod).await.unwrap();
+        self.agent.enrolled(uid).await;
+    }
+
+    async fn place(
+        &self,
+        uid: &str,
+        pod: &Pod,
+    ) -> Result<Standing, tunnel::agent::node::PlaceError> {
+        let addresses = vec![pod.v4.into(), pod.v6.into()];
+        self.agent.node.place(uid, &pod.netns.path(), addresses, SOON).await
+    }
+
+    fn target(&self, v6: bool) -> SocketAddr {
+        SocketAddr::new(self.server.ip(v6), 8080)
+    }
+
+    fn echo(&self) {
+        for v6 in [false, true] {
+            let listener = self.server.netns.listen(self.target(v6)).unwrap();
+            tokio::spawn(async move {
+                while let Ok((mut stream, _)) = listener.accept().await {
+                    tokio::spawn(async move {
+                        let (mut read, mut write) = stream.split();
+                        let _ended = tokio::io::copy(&mut read, &mut write).await;
+                    });
+                }
+            });
+        }
+    }
+}
+
+async fn ping(stream: &mut TcpStream) -> io::Result<()> {
+    let exchange = async {
+        stream.write_all(b"ping").await?;
+        let mut answer = [0; 4];
+        stream.read_exact(&mut answer).await.map(drop)
+    };
+    timeout(Duration::from_secs(2), exchange).await?
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_is_enrolled_and_released_while_its_connections_go_on() {
+    let world = World::new();
+    world.echo();
+    let mut older = world.client.netns.connect(world.target(false)).await.unwrap();
+    ping(&mut older).await.unwrap();
+
+    world.enrol("server", &world.server).await;
+    world.enrol("client", &world.client).await;
+    assert_eq!(world.agent.report("server").unwrap().older, 1, "the one older connection");
+    ping(&mut older).await.expect("a connection older than enrolment");
+    let mut captured = world.client.netns.connect(world.target(true)).await.unwrap();
+    ping(&mut captured).await.expect("a captured connection");
+
+    for uid in ["client", "server"] {
+        world.agent.node.let_go(uid);
+    }
+    let draining = |pod: &PodReport| pod.reason.contains("drain");
+    world.agent.until("client", "draining", draining).await;
+    let until = Instant::now() + Duration::from_millis(600);
+    while Instant::now() < until {
+        ping(&mut captured).await.expect("a captured connection after release");
+    }
+    assert!(draining(&world.agent.report("client").unwrap()), "it is still open");
+    assert!(!world.tunnel.serves("client"), "the tunnel was told");
+    ping(&mut older).await.expect("the older connection after release");
+    drop(captured);
+    for uid in ["client", "server"] {
+        world.agent.until(uid, "released", |pod| pod.standing == Standing::Released).await;
+    }
+    let left = capture::in_force(world.client.netns.namespace()).await.unwrap();
+    assert!(!left.to_string().contains("istio"), "rules are gone: {left}");
+    ping(&mut older).await.expect("the older connection without rules");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strict_closes_older_connections_into_the_pod() {
+    let world = World::new();
+    world.echo();
+    let mut older = world.client.netns.connect(world.target(false)).await.unwrap();
+    ping(&mut older).await.unwrap();
+    world.enrol("server", &world.server).await;
+    assert_eq!(world.agent.report("server").unwrap().older, 1);
+    ping(&mut older).await.unwrap();
+    world.agent.node.put(PodSpec { strict: true, ..spec("server", &world.server) });
+    world.agent.until("server", "closed", |pod| pod.older == 0).await;
+    assert!(ping(&mut older).await.is_err(), "plain text into a STRICT pod");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_rules_are_put_back_within_two_seconds() {
+    let world = World::new();
+    world.enrol("client", &world.client).await;
+    let losses: [(&str, &[&str]); 6] = [
+        ("nft", &["flush", "ruleset"]),
+        ("nft", &["delete", "table", "inet", "istio-ambient-nat"]),
+        ("nft", &["flush", "chain", "inet", "istio-ambient-nat", "istio-prerouting"]),
+        ("nft", &["flush", "chain", "inet", "istio-ambient-mangle", "istio-output"]),
+        ("ip", &["rule", "del", "pref", "32764"]),
+        ("ip", &["-6", "route", "flush", "table", "100"]),
+    ];
+    let intact = capture::in_force(world.client.netns.namespace()).await.unwrap();
+    for (count, (program, arguments)) in losses.into_iter().enumerate() {
+        let before = u32::try_from(count).unwrap();
+        assert_eq!(world.agent.report("client").unwrap().repairs, before, "{arguments:?}");
+        world.client.netns.run(program, arguments).unwrap();
+        let begun = Instant::now();
+        let repaired = |pod: &PodReport| pod.repairs == before + 1 && pod.reason.is_empty();
+        world.agent.until("client", &format!("repair of {arguments:?}"), repaired).await;
+        assert!(begun.elapsed() < Duration::from_secs(2), "{arguments:?}: {:?}", begun.elapsed());
+        let now = capture::in_force(world.client.netns.namespace()).await.unwrap();
+        assert!(now == intact, "{arguments:?} left its marks");
+        world.agent.enrolled("client").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_starts_anew_interrupts_nothing() {
+    let mut world = World::new();
+    world.echo();
+    world.enrol("server", &world.server).await;
+    world.enrol("client", &world.client).await;
+    let mut captured = world.client.netns.connect(world.target(false)).await.unwrap();
+    ping(&mut captured).await.unwrap();
+
+    let successor = |world: &World| Running::start(world.folder.path(), &world.topology, &[]);
+    let next = successor(&world);
+    std::mem::replace(&mut world.agent, next).kill();
+    // Nobody has told the new agent anything: it knows by itself.
+    for uid in ["client", "server"] {
+        world.agent.enrolled(uid).await;
+        assert!(world.tunnel.serves(uid), "{uid}");
+    }
+    ping(&mut captured).await.expect("captured before the restart");
+    let mut fresh = world.client.netns.connect(world.target(true)).await.unwrap();
+    ping(&mut fresh).await.expect("captured after the restart");
+
+    world.agent.node.complete(&["client".to_owned()].into());
+    drop((captured, fresh));
+    world.agent.until("server", "released", |pod| pod.standing == Standing::Released).await;
+    assert_eq!(world.agent.report("client").unwrap().standing, Standing::Enrolled);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_without_a_tunnel_is_not_enrolled_until_there_is_one() {
+    let mut topology = Topology::new(1).unwrap();
+    let pod = topology.pod(1).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let agent = Running::start(folder.path(), &topology, &[]);
+    agent.node.put(spec("pod", &pod));
+    let path = pod.netns.path();
+    let early = agent.node.place("pod", &path, Vec::new(), Duration::from_millis(300));
+    assert!(early.await.is_err());
+    let report = agent.report("pod").unwrap();
+    assert!(report.reason.contains("no tunnel"), "{report:?}");
+    let untouched = capture::in_force(pod.netns.namespace()).await.unwrap();
+    assert!(!untouched.to_string().contains("istio"), "nothing is captured without a tunnel");
+    let _tunnel = StandIn::start(&folder.path().join("ztunnel.sock"));
+    agent.enrolled("pod").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_whose_tunnel_is_gone_says_so_and_stays_captured() {
+    let mut world = World::new();
+    world.enrol("client", &world.client).await;
+    let socket = world.folder.path().join("ztunnel.sock");
+    let idle = StandIn::start(Path::new("/nonexistent"));
+    drop(std::mem::replace(&mut world.tunnel, idle));
+    let complains = |pod: &PodReport| pod.reason.contains("not proven");
+    let report = world.agent.until("client", "unproven", complains).await;
+    assert_eq!(report.standing, Standing::Enrolled, "nothing goes past the mesh");
+    world.tunnel = StandIn::start(&socket);
+    assert_eq!(world.agent.enrolled("client").await.repairs, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plug_ins_wait_for_pods_of_the_mesh_alone() {
+    let world = World::new();
+    let waiting = world.place("client", &world.client);
+    let deciding = async {
+        while !world.agent.node.undecided() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        world.agent.node.let_go("client");
+    };
+    let (outside, ()) = tokio::join!(waiting, deciding);
+    assert_eq!(outside.unwrap(), Standing::Released);
+    world.agent.node.put(spec("server", &world.server));
+    assert_eq!(world.place("server", &world.server).await.unwrap(), Standing::Enrolled);
+    world.agent.node.forget("server");
+    assert_eq!(world.agent.report("server"), None);
+    let begun = Instant::now();
+    while world.tunnel.serves("server") {
+        assert!(begun.elapsed() < SOON, "the tunnel still serves a pod that is gone");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_pods_namespace_is_refused() {
+    let world = World::new();
+    world.agent.node.put(spec("client", &world.client));
+    let server = world.server.netns.path();
+    let wrong = world.agent.node.place("client", &server, Vec::new(), Duration::from_millis(300));
+    assert!(wrong.await.is_err());
+    let report = world.agent.report("client").unwrap();
+    assert!(report.reason.contains("none of the pod's addresses"), "{report:?}");
+    let own = world.topology.node(1).netns.path();
+    let own = world.agent.node.place("other", &own, Vec::new(), SOON).await;
+    assert!(own.unwrap_err().to_string().contains("node's own"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_that_nobody_told_of_is_found_by_the_pods_processes() {
+    let mut topology = Topology::new(1).unwrap();
+    let pod = topology.pod(1).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let proc = folder.path().join("proc");
+    process(&proc, 40, "0::/kubepods/podu-1/x", 7, &pod.netns.path());
+    // A younger process of the pod in the node's namespace, and one of another pod.
+    process(&proc, 41, "0::/kubepods/podu-1/y", 9, &topology.node(1).netns.path());
+    process(&proc, 42, "0::/kubepods/podu-2/x", 1, &topology.fabric.path());
+    let extra = [("AGENT_PROC", proc.display().to_string())];
+    let run = folder.path().join("run");
+    let agent = Running::start(&run, &topology, &extra);
+    let _tunnel = StandIn::start(&run.join("ztunnel.sock"));
+    agent.node.put(spec("u-1", &pod));
+    agent.enrolled("u-1").await;
+}
+
+fn process(proc: &Path, pid: u32, cgroup: &str, started: u64, netns: &PathBuf) {
+    let folder = proc.join(pid.to_string());
+    std::fs::create_dir_all(folder.join("ns")).unwrap();
+    std::fs::write(folder.join("cgroup"), cgroup).unwrap();
+    let zeros = "0 ".repeat(18);
+    std::fs::write(folder.join("stat"), format!("{pid} (app) S {zeros}{started} 0")).unwrap();
+    std::os::unix::fs::symlink(netns, folder.join("ns/net")).unwrap();
+}
