@@ -2,7 +2,7 @@
 
 //! Which pods of this node are in the mesh, and the proof of it.
 //!
-//! Life of a pod here: the link hears from the controller that it belongs in
+//! Life of a pod here: [`link`] hears from the controller that it belongs in
 //! the mesh, [`server`] from the CNI plug-in where it lives; [`node`] brings
 //! both together and starts the pod's task, [`pod`]. That does what [`enrol`]
 //! says, in this order: [`zds`] hands the namespace to the tunnel, [`host`] and
@@ -19,7 +19,7 @@ use std::future::Future;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
@@ -45,6 +45,7 @@ pub mod capture;
 pub mod discover;
 pub mod enrol;
 pub mod host;
+pub mod link;
 pub mod metrics;
 pub mod node;
 pub mod notice;
@@ -93,6 +94,8 @@ pub struct Agent {
     admin: Arc<Admin>,
     calls: UnixListener,
     ready: watch::Sender<bool>,
+    /// What plug-ins were told last.
+    outside: Mutex<Option<Outside>>,
 }
 
 impl Agent {
@@ -129,7 +132,18 @@ impl Agent {
         let (ready, is_ready) = watch::channel(false);
         let admin = Arc::new(Admin { node: node.clone(), registry, ready: is_ready });
         node.restore(state.load());
-        Ok(Self { settings, node, zds, state, changed, metrics, admin, calls, ready })
+        Ok(Self {
+            settings,
+            node,
+            zds,
+            state,
+            changed,
+            metrics,
+            admin,
+            calls,
+            ready,
+            outside: Mutex::default(),
+        })
     }
 
     /// The pods.
@@ -148,7 +162,13 @@ impl Agent {
     ///
     /// A file that cannot be written is logged: plug-ins then ask more than they need.
     pub fn outside(&self, namespaces: &BTreeSet<String>) {
-        if let Err(error) = self.state.save_outside(&Outside::of(namespaces.iter().cloned())) {
+        let outside = Outside::of(namespaces.iter().cloned());
+        let known =
+            self.outside.lock().unwrap_or_else(PoisonError::into_inner).replace(outside.clone());
+        if known.as_ref() == Some(&outside) {
+            return;
+        }
+        if let Err(error) = self.state.save_outside(&outside) {
             warn!(%error, "cannot tell plug-ins which namespaces are outside");
         }
     }
@@ -246,9 +266,10 @@ impl Agent {
 ///
 /// When something local cannot be opened or stops working. A lost controller is no error.
 pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> Result<(), AgentError> {
-    let agent = Arc::new(Agent::open(settings)?);
+    let agent = Arc::new(Agent::open(settings.clone())?);
     tokio::select! {
         outcome = agent.serve() => outcome,
+        () = link::follow(&agent, &settings) => Ok(()),
         () = stop => {
             info!("agent ends; its pods stay in the mesh");
             Ok(())

@@ -175,6 +175,17 @@ impl Node {
         });
     }
 
+    /// The controller knows a pod and leaves it outside; what it said before counts more.
+    pub fn stays_outside(&self, uid: &str) {
+        self.with(|pods| {
+            if let Some(entry) = pods.get(uid)
+                && entry.status.borrow().want == Want::Unknown
+            {
+                entry.tell(Event::Want(Want::Outside, None));
+            }
+        });
+    }
+
     /// The controller has named all pods that belong in the mesh.
     pub fn complete(&self, inside: &BTreeSet<String>) {
         let strangers: Vec<Arc<str>> = self.with(|pods| {
