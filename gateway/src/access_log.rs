@@ -114,7 +114,7 @@ impl Entry<'_> {
     pub(crate) fn line(&self) -> String {
         let mut line = String::with_capacity(320);
         // Writing to a string does not fail.
-        drop(self.write(&mut line));
+        let _ok = self.write(&mut line);
         line
     }
 
@@ -182,7 +182,9 @@ fn push_safe(line: &mut String, text: &[u8]) {
             }
             b' '..=b'~' => line.push(char::from(byte)),
             // Writing to a string does not fail.
-            _ => drop(write!(line, "\\x{byte:02x}")),
+            _ => {
+                let _ok = write!(line, "\\x{byte:02x}");
+            }
         }
     }
 }

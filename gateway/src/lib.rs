@@ -5,9 +5,16 @@
 #![forbid(unsafe_code)]
 
 pub mod access_log;
+mod admin;
+pub mod app;
+mod dial;
+mod exchange;
 pub mod http;
+mod l4;
 mod listen;
 pub mod metrics;
 pub mod reply;
 pub mod settings;
+mod state;
 mod tls;
+mod worker;

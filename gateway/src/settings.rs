@@ -31,6 +31,8 @@ pub struct Settings {
     pub role: Role,
     /// The Gateway that it serves: `POD_NAMESPACE` and `GATEWAY_NAME`.
     pub gateway: GatewayName,
+    /// Its namespace: `POD_NAMESPACE`.
+    pub namespace: Namespace,
     /// Its own identity: `TRUST_DOMAIN` (cluster.local), `POD_NAMESPACE`, `SERVICE_ACCOUNT`.
     pub identity: Identity,
     /// Name of its pod: `POD_NAME`.
@@ -92,6 +94,8 @@ pub struct GatewayLimits {
     pub mirror_queue: usize,
     /// Mirrored requests at once on one worker: 256. Beyond it copies are not sent.
     pub mirrors: usize,
+    /// A mirrored request is dropped after this: 30 s.
+    pub mirror_time: Duration,
     /// From SIGTERM to the end: `TERMINATION_DRAIN_DURATION_SECONDS` (5 s).
     pub drain: Duration,
 }
@@ -111,6 +115,7 @@ impl Default for GatewayLimits {
             policy_wait: second(5),
             mirror_queue: 64,
             mirrors: 256,
+            mirror_time: second(30),
             drain: second(5),
         }
     }
@@ -184,6 +189,7 @@ impl Settings {
             role: if waypoint { Role::Waypoint } else { Role::Router },
             gateway,
             identity: Identity::new(&trust_domain, &namespace, &account),
+            namespace,
             pod,
             node,
             addresses,

@@ -89,7 +89,7 @@ fn word(policy: &BackendTls, own: Option<&Secret>) -> Arc<str> {
     let mut word = format!("{:?}", (&policy.sni, &policy.roots, &policy.subject_alt_names));
     if let Some(own) = own {
         // Writing to a string does not fail.
-        drop(write!(word, "{}", own.name.as_str()));
+        let _ok = write!(word, "{}", own.name.as_str());
         word.push_str(&String::from_utf8_lossy(&own.certificate_pem));
     }
     word.into()

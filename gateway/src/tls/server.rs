@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use http::HeaderValue;
 use routing::backend::Secret;
 use routing::listener::{ClientValidation, ClientValidationMode, ListenerTls, SecretName};
 use rustls::client::danger::HandshakeSignatureValid;
@@ -13,6 +14,9 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
+use sha2::{Digest, Sha256};
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{TlsError, certified_key, provider, roots};
 
@@ -84,6 +88,38 @@ fn client_verifier(
             built.map_err(|error| TlsError::Roots(error.into()))
         }
         ClientValidationMode::AllowInsecureFallback => Ok(Arc::new(AnyOrNone(provider()))),
+    }
+}
+
+/// The certificate of a client as a value of `x-forwarded-client-cert`.
+///
+/// Rule: Envoy's XFCC: hash of the certificate, subject, and the names it carries.
+pub(crate) fn client_certificate(leaf: &CertificateDer<'_>) -> Option<HeaderValue> {
+    let mut value = String::from("Hash=");
+    for byte in Sha256::digest(leaf.as_ref()) {
+        value.push_str(&format!("{byte:02x}"));
+    }
+    let (_, parsed) = X509Certificate::from_der(leaf).ok()?;
+    let subject = parsed.subject().to_string();
+    value.push_str(&format!(";Subject=\"{}\"", subject.replace('\\', "\\\\").replace('"', "\\\"")));
+    if let Ok(Some(names)) = parsed.subject_alternative_name() {
+        for name in &names.value.general_names {
+            match name {
+                GeneralName::URI(uri) => value.push_str(&format!(";URI={}", quoted(uri))),
+                GeneralName::DNSName(name) => value.push_str(&format!(";DNS={}", quoted(name))),
+                _ => {}
+            }
+        }
+    }
+    HeaderValue::try_from(value).ok()
+}
+
+/// Quotes a value that would end its element.
+fn quoted(text: &str) -> String {
+    if text.contains([',', ';', '=', '"']) {
+        format!("\"{}\"", text.replace('"', "\\\""))
+    } else {
+        text.to_owned()
     }
 }
 

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What is left of an exchange: metrics and a line in the access log.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use http::header::USER_AGENT;
+use routing::discovery::{NetworkAddress, Service, Workload};
+use routing::matching::Head;
+use routing::route::Rule;
+
+use super::forwarded::REQUEST_ID;
+use super::{Arrival, Asked};
+use crate::access_log::{Entry, HttpEntry};
+use crate::http::{Downstream, Moved};
+use crate::metrics::{Ends, Outcome, Reporter, RequestProtocol};
+use crate::reply::{Flag, Refusal};
+use crate::settings::Role;
+use crate::state::Loaded;
+use crate::worker::Worker;
+
+/// What is noted while an exchange runs.
+#[derive(Debug)]
+pub(crate) struct Record {
+    start: SystemTime,
+    pub(super) rule: Option<Arc<Rule>>,
+    pub(super) service: Option<Arc<Service>>,
+    pub(super) endpoint: Option<Arc<Workload>>,
+    pub(super) upstream: Option<SocketAddr>,
+    /// The hop to the endpoint is in mutual TLS of the mesh.
+    pub(super) tunnelled: bool,
+    pub(super) attempts: u32,
+    pub(super) attempt_deadline: Option<Instant>,
+    pub(super) code: u16,
+    pub(super) grpc: Option<u16>,
+    pub(super) moved: Moved,
+    /// Bytes of a body that we made.
+    pub(super) own_bytes: u64,
+    pub(super) service_time: Option<Duration>,
+    refusal: Option<Refusal>,
+}
+
+impl Record {
+    pub(super) fn new(start: SystemTime) -> Self {
+        Self {
+            start,
+            rule: None,
+            service: None,
+            endpoint: None,
+            upstream: None,
+            tunnelled: false,
+            attempts: 0,
+            attempt_deadline: None,
+            code: 0,
+            grpc: None,
+            moved: Moved::default(),
+            own_bytes: 0,
+            service_time: None,
+            refusal: None,
+        }
+    }
+
+    /// Notes why there was no, or no whole, answer.
+    pub(super) fn refused(&mut self, refusal: Refusal) {
+        self.refusal = Some(refusal);
+    }
+}
+
+/// Counts and logs an exchange that is over.
+pub(super) fn finish(asked: &Asked<'_>, down: &Downstream, record: Record) {
+    let answer = record.refusal.as_ref().map(Refusal::answer);
+    let flag = answer.map_or(Flag::None, |answer| answer.flag);
+    let code = match (record.code, answer) {
+        (0, Some(answer)) => answer.status.as_u16(),
+        (code, _) => code,
+    };
+    let duration = asked.started.elapsed();
+    let protocol = if asked.grpc { RequestProtocol::Grpc } else { RequestProtocol::Http };
+    let outcome = Outcome {
+        protocol,
+        code,
+        grpc: record.grpc,
+        flag,
+        duration,
+        request_bytes: record.moved.request,
+        response_bytes: record.moved.response + record.own_bytes,
+    };
+    let ends = ends(
+        asked.worker,
+        asked.loaded,
+        asked.arrival,
+        (record.service.clone(), record.endpoint.clone(), record.tunnelled),
+    );
+    let revision = asked.loaded.snapshot.revision;
+    asked.worker.metrics.borrow_mut().request(revision, &ends, &outcome);
+    if asked.loaded.logs() {
+        let detail = answer.map_or("via_upstream", |answer| answer.detail);
+        log(asked, down, &record, &outcome, detail);
+    }
+}
+
+/// The ends of a request or connection, as the role of the process sees them.
+pub(crate) fn ends(
+    worker: &Worker,
+    loaded: &Loaded,
+    arrival: &Arrival,
+    (service, destination, tunnelled): (Option<Arc<Service>>, Option<Arc<Workload>>, bool),
+) -> Ends {
+    match worker.shared.settings.role {
+        Role::Router => Ends {
+            reporter: Reporter::Source,
+            source: Some(Arc::clone(&loaded.own)),
+            source_identity: Some(loaded.own.identity.clone()),
+            destination,
+            service,
+            mutual_tls: tunnelled,
+        },
+        Role::Waypoint => {
+            let network = Arc::clone(&loaded.own.network);
+            let address = NetworkAddress::new(network, arrival.peer.address.ip().to_canonical());
+            let source = loaded.snapshot.discovery.workload_at(&address);
+            // An address that has moved on does not name the caller.
+            let source = source.filter(|found| Some(&found.identity) == arrival.peer.identity.as_ref());
+            Ends {
+                reporter: Reporter::Waypoint,
+                source: source.cloned(),
+                source_identity: arrival.peer.identity.clone(),
+                destination,
+                service,
+                mutual_tls: arrival.peer.identity.is_some(),
+            }
+        }
+    }
+}
+
+fn log(
+    asked: &Asked<'_>,
+    down: &Downstream,
+    record: &Record,
+    outcome: &Outcome,
+    detail: &'static str,
+) {
+    let head = down.head();
+    let field = |name: &http::HeaderName| head.headers.get(name).map(http::HeaderValue::as_bytes);
+    let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+    let version = if head.version == http::Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" };
+    let failure = match &record.refusal {
+        Some(Refusal::Connect(why)) => Some(&**why),
+        _ => None,
+    };
+    let cluster = record.service.as_ref().map(|service| service.key.to_string());
+    let entry = Entry {
+        start: record.start,
+        http: Some(HttpEntry {
+            method: head.method.as_str(),
+            target: target.into(),
+            version,
+            code: outcome.code,
+            service_time: record.service_time,
+            forwarded_for: field(&http::HeaderName::from_static("x-forwarded-for")),
+            user_agent: field(&USER_AGENT),
+            request_id: field(&REQUEST_ID),
+            authority: Head::of(head).host,
+        }),
+        flag: outcome.flag,
+        detail,
+        denied: record.refusal.as_ref().and_then(Refusal::denied),
+        failure,
+        received: outcome.request_bytes,
+        sent: outcome.response_bytes,
+        duration: outcome.duration,
+        upstream: record.upstream,
+        cluster: cluster.as_deref(),
+        local: asked.arrival.local,
+        remote: asked.arrival.peer.address,
+        sni: asked.arrival.sni(),
+        route: record.rule.as_ref().map(|rule| &rule.name as &dyn std::fmt::Display),
+    };
+    asked.worker.shared.access_log.write(entry.line());
+}

@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Connections and datagrams that are routed without looking inside.
+//!
+//! Owns TCP and TLS routes, TLS passed through, and UDP (in [`udp`]). No HTTP
+//! code is involved: a policy over such a connection that asks about HTTP
+//! refuses it.
+//!
+//! Keeps: an open connection ends when its permit is withdrawn.
+
+pub(crate) mod udp;
+
+use std::cell::Cell;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use routing::discovery::{Service, Workload};
+use routing::route::Rule;
+use routing::split;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio_util::sync::CancellationToken;
+
+use crate::access_log;
+use crate::dial::Target;
+use crate::exchange::{Arrival, Backend, Chosen, Entry, decide, ends, of_target};
+use crate::http::{ByteStream, Protocol};
+use crate::metrics::Connection;
+use crate::reply::{Flag, Refusal};
+use crate::state::Loaded;
+use crate::worker::Worker;
+
+/// Endpoints tried before the connection is given up.
+const ATTEMPTS: usize = 3;
+/// Bytes moved at once.
+const CHUNK: usize = 16 << 10;
+
+/// Carries one connection by `rule`, or straight to what was called, to its end.
+pub(crate) async fn carry(
+    worker: &Rc<Worker>,
+    arrival: &Arrival,
+    rule: Option<Arc<Rule>>,
+    stream: impl ByteStream,
+    drain: &CancellationToken,
+) {
+    let (start, begun) = (SystemTime::now(), Instant::now());
+    let loaded = worker.shared.state.load();
+    let mut session = Session { rule, ..Session::default() };
+    let result = session.run(worker, &loaded, arrival, stream, drain).await;
+    let refusal = result.err();
+    let answer = refusal.as_ref().map(Refusal::answer);
+    if session.counted.is_none() {
+        // Never opened, so nothing else has counted it.
+        let flag = answer.map_or(Flag::None, |answer| answer.flag);
+        session.count(worker, &loaded, arrival, flag).closed(0, 0);
+    }
+    if loaded.logs() {
+        let cluster = session.service.as_ref().map(|service| service.key.to_string());
+        let entry = access_log::Entry {
+            start,
+            http: None,
+            flag: answer.map_or(Flag::None, |answer| answer.flag),
+            detail: answer.map_or("-", |answer| answer.detail),
+            denied: refusal.as_ref().and_then(Refusal::denied),
+            failure: match &refusal {
+                Some(Refusal::Connect(why)) => Some(why),
+                _ => None,
+            },
+            received: session.received.get(),
+            sent: session.sent.get(),
+            duration: begun.elapsed(),
+            upstream: session.target.as_ref().map(Target::address),
+            cluster: cluster.as_deref(),
+            local: arrival.local,
+            remote: arrival.peer.address,
+            sni: arrival.sni(),
+            route: session.rule.as_ref().map(|rule| &rule.name as &dyn std::fmt::Display),
+        };
+        worker.shared.access_log.write(entry.line());
+    }
+}
+
+/// What is noted while a connection runs.
+#[derive(Default)]
+struct Session {
+    rule: Option<Arc<Rule>>,
+    service: Option<Arc<Service>>,
+    target: Option<Target>,
+    counted: Option<Connection>,
+    /// Bytes from the client.
+    received: Rc<Cell<u64>>,
+    /// Bytes to the client.
+    sent: Rc<Cell<u64>>,
+}
+
+impl Session {
+    async fn run(
+        &mut self,
+        worker: &Rc<Worker>,
+        loaded: &Arc<Loaded>,
+        arrival: &Arrival,
+        stream: impl ByteStream,
+        drain: &CancellationToken,
+    ) -> Result<(), Refusal> {
+        let remote = arrival.peer.address.ip().to_canonical();
+        decide(loaded, arrival, remote, None).map_err(Refusal::Denied)?;
+        let rule = self.rule.clone();
+        let backend = backend(worker, loaded, arrival, rule.as_deref())?;
+        if let Backend::Service { service, .. } = &backend {
+            self.service = Some(Arc::clone(service));
+        }
+        let upstream = self.connect(worker, loaded, &backend).await?;
+        let counted = self.count(worker, loaded, arrival, Flag::None);
+        counted.opened();
+        self.counted = Some(counted.clone());
+        let limits = &worker.shared.settings.limits;
+        let (received, sent) = (Rc::clone(&self.received), Rc::clone(&self.sent));
+        let result = tokio::select! {
+            biased;
+            refusal = withdrawn(worker, arrival) => Err(refusal),
+            () = over(drain, limits.drain) => Ok(()),
+            () = idle(&received, &sent, limits.tcp_idle) => Ok(()),
+            // How it ended, well or by a reset, is the two ends' affair.
+            _ended = join(stream, upstream, &received, &sent) => Ok(()),
+        };
+        counted.closed(received.get(), sent.get());
+        result
+    }
+
+    async fn connect(
+        &mut self,
+        worker: &Rc<Worker>,
+        loaded: &Arc<Loaded>,
+        backend: &Backend<'_>,
+    ) -> Result<Box<dyn ByteStream>, Refusal> {
+        let mut chosen = Chosen::new(worker, loaded, backend, Protocol::Sniff)?;
+        let mut failure = Refusal::Connect("no endpoint is left".into());
+        for _ in 0..ATTEMPTS {
+            let Some(target) = chosen.next().await else { break };
+            let error = match target {
+                Ok(target) => {
+                    self.target = Some(target.clone());
+                    let endpoint = target.endpoint().map(|endpoint| Arc::clone(&endpoint.uid));
+                    let dialed = Box::pin(target.dial_raw(worker)).await;
+                    if let Some(uid) = endpoint {
+                        worker.attempted(&uid, dialed.is_ok());
+                    }
+                    match dialed {
+                        Ok(stream) => return Ok(stream),
+                        Err(error) => error,
+                    }
+                }
+                Err(error) => error,
+            };
+            let again = error.try_elsewhere();
+            failure = error.refusal();
+            if !again {
+                break;
+            }
+        }
+        Err(failure)
+    }
+
+    fn count(
+        &self,
+        worker: &Worker,
+        loaded: &Loaded,
+        arrival: &Arrival,
+        flag: Flag,
+    ) -> Connection {
+        let endpoint: Option<Arc<Workload>> =
+            self.target.as_ref().and_then(Target::endpoint).cloned();
+        let tunnelled = self.target.as_ref().is_some_and(Target::is_tunnelled);
+        let ends = ends(worker, loaded, arrival, (self.service.clone(), endpoint, tunnelled));
+        worker.metrics.borrow_mut().connection(loaded.snapshot.revision, &ends, flag)
+    }
+}
+
+/// Where the connection goes.
+fn backend<'a>(
+    worker: &Worker,
+    loaded: &Loaded,
+    arrival: &Arrival,
+    rule: Option<&'a Rule>,
+) -> Result<Backend<'a>, Refusal> {
+    if let Some(rule) = rule {
+        let chosen = split::choose(&rule.backends, worker.roll()).map_err(Refusal::NoBackend)?;
+        return of_target(loaded, &chosen.target, &[]);
+    }
+    match &arrival.entry {
+        Entry::Service(service, port) => {
+            Ok(Backend::Service { service: Arc::clone(service), port: *port, filters: &[] })
+        }
+        Entry::Workload(workload, port) => {
+            Ok(Backend::Workload { workload: Arc::clone(workload), port: *port })
+        }
+        Entry::Port(_) => Err(Refusal::NoRoute),
+    }
+}
+
+/// Waits until a change of policy refuses what was let in before.
+async fn withdrawn(worker: &Worker, arrival: &Arrival) -> Refusal {
+    let mut changes = worker.shared.state.changes();
+    let remote = arrival.peer.address.ip().to_canonical();
+    while changes.changed().await.is_ok() {
+        let loaded = worker.shared.state.load();
+        if let Err(denied) = decide(&loaded, arrival, remote, None) {
+            return Refusal::Denied(denied);
+        }
+    }
+    std::future::pending().await
+}
+
+/// Waits for `drain`, and then as long as running connections are given.
+async fn over(drain: &CancellationToken, limit: Duration) {
+    drain.cancelled().await;
+    tokio::time::sleep(limit).await;
+}
+
+/// Waits until neither count has moved for `limit`.
+async fn idle(received: &Cell<u64>, sent: &Cell<u64>, limit: Duration) {
+    let mut seen = (received.get(), sent.get());
+    loop {
+        tokio::time::sleep(limit).await;
+        let now = (received.get(), sent.get());
+        if now == seen {
+            return;
+        }
+        seen = now;
+    }
+}
+
+/// Moves bytes both ways until both ends are done; half-closed connections stay so.
+async fn join(
+    client: impl AsyncRead + AsyncWrite,
+    server: impl AsyncRead + AsyncWrite,
+    received: &Cell<u64>,
+    sent: &Cell<u64>,
+) -> io::Result<()> {
+    let (client_read, client_write) = tokio::io::split(client);
+    let (server_read, server_write) = tokio::io::split(server);
+    let up = pump(client_read, server_write, received);
+    let down = pump(server_read, client_write, sent);
+    tokio::try_join!(up, down).map(|_| ())
+}
+
+async fn pump(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    count: &Cell<u64>,
+) -> io::Result<()> {
+    let mut buffer = bytes::BytesMut::new();
+    loop {
+        buffer.reserve(CHUNK);
+        if from.read_buf(&mut buffer).await? == 0 {
+            return to.shutdown().await;
+        }
+        while !buffer.is_empty() {
+            let moved = to.write_buf(&mut buffer).await?;
+            count.set(count.get() + u64::try_from(moved).unwrap_or_default());
+        }
+        to.flush().await?;
+    }
+}

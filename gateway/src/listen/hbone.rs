@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! CONNECT streams of the mesh, and what each of them asks for.
+//!
+//! Owns the check of the authority: a waypoint takes what is addressed to the
+//! services and workloads that it is the waypoint of, and nothing else. The
+//! peer was proven by the tunnel's server before a stream gets here.
+//!
+//! Rule: `reference/ambient.md` §2.3 to §2.5, §6.3.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::{HeaderMap, StatusCode};
+use policy::identity::Namespace;
+use policy::peer::Peer;
+use routing::discovery::{AppProtocol, NetworkAddress, Service, Workload};
+use routing::l4::Authority;
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+use tunnel::hbone::server::{self, AcceptError, Connect, ConnectionError};
+use tunnel::hbone::{POD_UID, REFUSED_UID};
+
+use super::hello;
+use super::rewound::Rewound;
+use super::sniff;
+use super::tcp::http;
+use crate::exchange::{Arrival, Entry, targets_of_service, targets_of_workload};
+use crate::http::{ByteStream, Protocol};
+use crate::l4;
+use crate::state::Loaded;
+use crate::worker::Worker;
+
+/// Why an HBONE connection ended early.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HboneError {
+    /// There is no certificate to answer with.
+    #[error("this gateway has no certificate")]
+    NoCertificate,
+    /// Too many handshakes run on this core.
+    #[error("too many handshakes")]
+    Overload,
+    /// The peer did not prove itself.
+    #[error("peer was not accepted")]
+    Accept(#[source] AcceptError),
+    /// The connection broke.
+    #[error("connection broke")]
+    Connection(#[source] ConnectionError),
+}
+
+/// Serves the CONNECT streams of one connection until it ends.
+pub(super) async fn serve(
+    worker: Rc<Worker>,
+    stream: TcpStream,
+    remote: SocketAddr,
+    drain: CancellationToken,
+) -> Result<(), HboneError> {
+    let credential = worker.shared.credential.current().ok_or(HboneError::NoCertificate)?;
+    let handshake = worker.admit_handshake().ok_or(HboneError::Overload)?;
+    let limits = tunnel::hbone::Limits::default();
+    let accepting = server::accept(stream, remote, &credential, &limits);
+    let mut connection = Box::pin(accepting).await.map_err(HboneError::Accept)?;
+    drop(handshake);
+    let peer = Arc::clone(connection.peer());
+    let mut drained = false;
+    loop {
+        let connect = tokio::select! {
+            next = connection.next() => next.map_err(HboneError::Connection)?,
+            () = drain.cancelled(), if !drained => {
+                drained = true;
+                connection.drain();
+                continue;
+            }
+        };
+        let Some(connect) = connect else { return Ok(()) };
+        let (worker, peer, drain) = (Rc::clone(&worker), Arc::clone(&peer), drain.clone());
+        tokio::task::spawn_local(async move {
+            if let Err(error) = answer(worker, connect, peer, drain).await {
+                tracing::debug!(%error, "CONNECT stream ended before it was answered");
+            }
+        });
+    }
+}
+
+/// Why a CONNECT is refused.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+enum NotOurs {
+    /// The authority cannot be read.
+    #[error("authority is malformed")]
+    Malformed,
+    /// It is meant for another pod that had this address.
+    #[error("meant for another pod")]
+    OtherPod,
+    /// It is nothing that this gateway is the waypoint of.
+    #[error("not what this gateway is the waypoint of")]
+    Foreign,
+    /// The service has no such port.
+    #[error("service has no such port")]
+    NoPort,
+}
+
+async fn answer(
+    worker: Rc<Worker>,
+    connect: Connect,
+    peer: Arc<Peer>,
+    drain: CancellationToken,
+) -> io::Result<()> {
+    let loaded = worker.shared.state.load();
+    let uid = connect.head().headers.get(POD_UID).map(http::HeaderValue::as_bytes);
+    let entry = if meant_for_other(&loaded.own, uid) {
+        Err(NotOurs::OtherPod)
+    } else {
+        entry(&loaded, connect.authority(), &peer)
+    };
+    let (entry, local) = match entry {
+        Ok(found) => found,
+        Err(why) => {
+            let authority = connect.authority();
+            tracing::warn!(peer = %peer.address, authority, %why, "CONNECT refused");
+            match why {
+                NotOurs::Malformed | NotOurs::Foreign => {
+                    connect.refuse(StatusCode::BAD_REQUEST, None);
+                }
+                NotOurs::OtherPod => {
+                    connect.refuse(StatusCode::SERVICE_UNAVAILABLE, Some(REFUSED_UID));
+                }
+                NotOurs::NoPort => connect.refuse(StatusCode::SERVICE_UNAVAILABLE, None),
+            }
+            return Ok(());
+        }
+    };
+    let (targets, spoken) = match &entry {
+        Entry::Service(service, port) => {
+            let spoken = service.port(*port).map(|port| port.app_protocol);
+            (targets_of_service(service), spoken)
+        }
+        Entry::Workload(workload, port) => {
+            let mut ports = workload.services.values().flat_map(|ports| ports.iter());
+            let spoken = ports.find(|one| one.target_port == *port).map(|one| one.app_protocol);
+            (targets_of_workload(workload, *port), spoken)
+        }
+        Entry::Port(_) => (Vec::new(), None),
+    };
+    let arrival = Arrival { peer, local, entry, targets, tls: None };
+    let stream = connect.accept(HeaderMap::new())?;
+    carry(worker, &loaded, arrival, spoken.unwrap_or_default(), stream, drain).await
+}
+
+/// Hands a stream to HTTP or to `l4`, as its port says or its first bytes tell.
+async fn carry(
+    worker: Rc<Worker>,
+    loaded: &Loaded,
+    arrival: Arrival,
+    spoken: AppProtocol,
+    mut stream: impl ByteStream,
+    drain: CancellationToken,
+) -> io::Result<()> {
+    match spoken {
+        AppProtocol::Http11 | AppProtocol::Http2 | AppProtocol::Grpc => {
+            http(worker, stream, Protocol::Sniff, arrival, drain).await;
+        }
+        AppProtocol::Unknown if asks_http(loaded, &arrival) => {
+            http(worker, stream, Protocol::Sniff, arrival, drain).await;
+        }
+        AppProtocol::Unknown => {
+            let (is_http, said) = sniff::is_http(&mut stream).await?;
+            let stream = Rewound::new(said, stream);
+            if is_http {
+                http(worker, stream, Protocol::Sniff, arrival, drain).await;
+            } else {
+                let rule = l4_rule(loaded, &arrival, None);
+                l4::carry(&worker, &arrival, rule, stream, &drain).await;
+            }
+        }
+        AppProtocol::Tcp => {
+            let rule = l4_rule(loaded, &arrival, None);
+            l4::carry(&worker, &arrival, rule, stream, &drain).await;
+        }
+        AppProtocol::Tls => {
+            let limit = worker.shared.settings.limits.handshake;
+            let hello = tokio::time::timeout(limit, hello::read(&mut stream, bytes::Bytes::new()));
+            let hello = hello.await?.map_err(io::Error::other)?;
+            let rule = l4_rule(loaded, &arrival, hello.sni.as_deref());
+            let stream = Rewound::new(hello.bytes, stream);
+            l4::carry(&worker, &arrival, rule, stream, &drain).await;
+        }
+    }
+    Ok(())
+}
+
+/// Tells whether routes or policies look at HTTP, so that bytes must not pass unread.
+fn asks_http(loaded: &Loaded, arrival: &Arrival) -> bool {
+    let serving = loaded.serving();
+    let mut targets = loaded.targets().chain(&arrival.targets);
+    let policies = targets.any(|target| serving.policies(target).any(|policy| policy.asks_http()));
+    let routed = match &arrival.entry {
+        Entry::Service(service, port) => {
+            let rules = serving.service_rules(&service.key, *port, namespace(&arrival.peer));
+            rules.tables().any(|table| !table.http.is_empty())
+        }
+        Entry::Workload(..) | Entry::Port(_) => false,
+    };
+    policies || routed
+}
+
+/// The rule for a stream that is not HTTP; none sends it straight on.
+fn l4_rule(
+    loaded: &Loaded,
+    arrival: &Arrival,
+    sni: Option<&str>,
+) -> Option<Arc<routing::route::Rule>> {
+    let Entry::Service(service, port) = &arrival.entry else { return None };
+    let serving = loaded.serving();
+    let rules = serving.service_rules(&service.key, *port, namespace(&arrival.peer));
+    let by_name = sni.and_then(|sni| rules.tables().find_map(|table| table.tls(Some(sni))));
+    by_name.or_else(|| rules.tables().find_map(|table| table.tcp())).cloned()
+}
+
+fn namespace(peer: &Peer) -> Option<&str> {
+    peer.identity.as_ref().map(policy::identity::Identity::namespace)
+}
+
+fn meant_for_other(own: &Workload, uid: Option<&[u8]>) -> bool {
+    match (&own.pod_uid, uid) {
+        (Some(own), Some(meant)) => own.as_bytes() != meant,
+        _ => false,
+    }
+}
+
+/// What `authority` stands for, if this gateway is its waypoint.
+fn entry(loaded: &Loaded, authority: &str, peer: &Peer) -> Result<(Entry, SocketAddr), NotOurs> {
+    let authority: Authority = authority.parse().map_err(|_| NotOurs::Malformed)?;
+    let caller: Option<Namespace> = namespace(peer).and_then(|name| name.parse().ok());
+    let caller = caller.as_ref().unwrap_or(&loaded.own.namespace);
+    let discovery = &loaded.snapshot.discovery;
+    let port = authority.port();
+    let ip = authority.ip().map(|ip| ip.to_canonical());
+    let service = match (&authority, ip) {
+        (Authority::Name(name, _), _) => discovery.service_named(name, caller),
+        (Authority::Address(_), Some(ip)) => {
+            let address = NetworkAddress::new(Arc::clone(&loaded.own.network), ip);
+            discovery.service_at(&address, caller)
+        }
+        (Authority::Address(_), None) => None,
+    };
+    let vip = |service: &Service| service.addresses.first().map(|vip| vip.range.addr());
+    if let Some(service) = service {
+        if !serves(loaded, service) {
+            return Err(NotOurs::Foreign);
+        }
+        if service.port(port).is_none() {
+            return Err(NotOurs::NoPort);
+        }
+        let ip = ip.or_else(|| vip(service)).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        return Ok((Entry::Service(Arc::clone(service), port), SocketAddr::new(ip, port)));
+    }
+    let ip = ip.ok_or(NotOurs::Foreign)?;
+    let address = NetworkAddress::new(Arc::clone(&loaded.own.network), ip);
+    let workload = discovery.workload_at(&address).ok_or(NotOurs::Foreign)?;
+    let ours = workload.waypoint.as_ref().is_some_and(|waypoint| {
+        discovery.is_gateway(waypoint, &loaded.own)
+    });
+    if !ours {
+        return Err(NotOurs::Foreign);
+    }
+    Ok((Entry::Workload(Arc::clone(workload), port), SocketAddr::new(ip, port)))
+}
+
+/// Tells whether this gateway is a waypoint of `service`.
+fn serves(loaded: &Loaded, service: &Service) -> bool {
+    let weighted = service.weighted_waypoints.iter().map(|weighted| &weighted.destination);
+    let mut waypoints = service.waypoint.iter().chain(weighted);
+    waypoints.any(|waypoint| loaded.snapshot.discovery.is_gateway(waypoint, &loaded.own))
+}
