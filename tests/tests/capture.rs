@@ -301,3 +301,52 @@ fn topology_dns(v6: bool) -> IpAddr {
     let address = if v6 { "fd00:10:96::a" } else { "10.96.0.10" };
     address.parse().unwrap()
 }
+
+/// The test runs itself as the process that is killed.
+#[tokio::test(flavor = "multi_thread")]
+async fn namespaces_of_a_killed_test_go_when_the_next_one_starts() {
+    const KILLED: &str = "WAYMARK_TEST_IS_KILLED";
+    if std::env::var_os(KILLED).is_some() {
+        let mut topology = Topology::new(1).unwrap();
+        let pod = topology.pod(1).unwrap();
+        capture::apply(pod.netns.namespace(), &everything()).await.unwrap();
+        let mut sleeper = std::process::Command::new("sleep");
+        sleeper.arg("600").stdout(std::process::Stdio::null());
+        let sleeper = pod.netns.enter(|| sleeper.spawn()).unwrap().unwrap();
+        println!("\nready {}", sleeper.id());
+        std::future::pending::<()>().await;
+    }
+    let name = "namespaces_of_a_killed_test_go_when_the_next_one_starts";
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env(KILLED, "1")
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+    let sleeper: u32 = lines
+        .find_map(|line| line.unwrap().strip_prefix("ready ").map(|pid| pid.parse().unwrap()))
+        .expect("the other process made its namespaces");
+    let mine = format!("wmtest-{}.", child.id());
+    let left = || {
+        let names = std::fs::read_dir("/run/netns").unwrap();
+        names
+            .filter(|name| name.as_ref().unwrap().file_name().to_str().unwrap().starts_with(&mine))
+            .count()
+    };
+    assert_eq!(left(), 3, "fabric, node and pod");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let _topology = Topology::new(1).unwrap();
+    // Another test may be at it at this moment.
+    let begun = std::time::Instant::now();
+    while left() != 0 || is_running(sleeper) {
+        assert!(begun.elapsed() < SOON, "{} namespaces are left", left());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn is_running(process: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    !stat.is_empty() && !stat.contains(") Z")
+}
