@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Binary `waymark-bench`: the same load on several ways through one running world, as
+//! ratios taken in one run.
+//!
+//! Owns: which ways and loads there are, their order (forwards, then backwards, so that
+//! drift hits both ends alike), and the table. Leaves the load to `waymark-load`, the world
+//! to `waymark up`. A figure is the median of its rounds; CPU is user and system time of
+//! the proxies' processes, so it does not depend on how busy the machine is.
+//!
+//! Start at [`main`].
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use clap::Parser;
+use waymark_tests::load::Report;
+
+/// Measures the ways through a world.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Folder that the world runs.
+    folder: PathBuf,
+    /// Rounds over all ways; odd numbers give a clear median.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Length of one measurement, in seconds.
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+}
+
+/// One load: its name, its arguments to `waymark-load`, the Service it goes to.
+const LOADS: [(&str, &str, &[&str]); 7] = [
+    ("L4 1 x 128 B", "raw", &["tcp", "--shape", "exchange", "--connections", "1", "--size", "128"]),
+    (
+        "L4 64 x 1 KiB",
+        "raw",
+        &["tcp", "--shape", "exchange", "--connections", "64", "--size", "1024"],
+    ),
+    (
+        "L4 connect, 16",
+        "raw",
+        &["tcp", "--shape", "connect", "--connections", "16", "--size", "128"],
+    ),
+    (
+        "L4 bulk, 1",
+        "swallow",
+        &["tcp", "--shape", "bulk", "--connections", "1", "--size", "262144"],
+    ),
+    (
+        "L4 bulk, 8",
+        "swallow",
+        &["tcp", "--shape", "bulk", "--connections", "8", "--size", "262144"],
+    ),
+    ("HTTP, 1 client", "server", &["http", "--clients", "1"]),
+    ("HTTP, 64 clients", "server", &["http", "--clients", "64"]),
+];
+
+/// The ways: the namespace of client and servers, and what its traffic passes.
+const WAYS: [(&str, &str); 3] = [
+    ("direct", "no proxy"),
+    ("tunnels", "tunnel, tunnel"),
+    ("waypoints", "tunnel, waypoint, tunnel"),
+];
+
+/// One measurement.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sample {
+    /// Operations, or megabytes, each second.
+    rate: f64,
+    /// Median and 99th percentile in microseconds.
+    p50: f64,
+    p99: f64,
+    /// Proxies' CPU, in microseconds for each operation or megabyte.
+    cpu: f64,
+    failed: f64,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let mut world = World::start(&arguments.folder)?;
+    let mut samples: BTreeMap<(usize, usize), Vec<Sample>> = BTreeMap::new();
+    for round in 0..arguments.rounds.max(1) {
+        for (load, _) in LOADS.iter().enumerate() {
+            let mut order: Vec<usize> = (0..WAYS.len()).collect();
+            if round % 2 == 1 {
+                order.reverse();
+            }
+            for way in order {
+                let sample = world.measure(way, load, arguments.seconds)?;
+                samples.entry((load, way)).or_default().push(sample);
+            }
+        }
+        progress(&format!("round {} of {} done", round + 1, arguments.rounds.max(1)));
+    }
+    print(&samples, &world.memory())
+}
+
+fn progress(text: &str) {
+    drop(writeln!(std::io::stderr(), "{text}"));
+}
+
+/// A running `waymark up`, ended when dropped.
+struct World {
+    child: Child,
+    programs: PathBuf,
+    clients: BTreeMap<usize, String>,
+}
+
+impl World {
+    /// Starts the world and waits until every pod of the ways is ready.
+    fn start(folder: &Path) -> anyhow::Result<Self> {
+        let programs = std::env::current_exe()?;
+        let programs = programs.parent().context("this program lies in no folder")?.to_owned();
+        let mut child = Command::new(programs.join("waymark"))
+            .args(["up", "--port", "0"])
+            .arg(folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start waymark up")?;
+        if let Some(output) = child.stdout.take() {
+            // The world must not stall on a full pipe.
+            std::thread::spawn(move || {
+                for line in BufReader::new(output).lines().map_while(Result::ok) {
+                    progress(&line);
+                }
+            });
+        }
+        let mut world = Self { child, programs, clients: BTreeMap::new() };
+        world.wait()?;
+        Ok(world)
+    }
+
+    fn wait(&mut self) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("waymark up ended: {status}");
+            }
+            if self.ready()? {
+                return Ok(());
+            }
+            if begun.elapsed() > Duration::from_secs(60) {
+                bail!("not all pods were ready after a minute");
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// Whether every pod is ready; remembers the names of the clients.
+    fn ready(&mut self) -> anyhow::Result<bool> {
+        for (way, (namespace, _)) in WAYS.iter().enumerate() {
+            let output =
+                self.waymark().args(["get", "pods", "-n", namespace, "-o", "json"]).output()?;
+            let Ok(list) = serde_json::from_slice::<serde_json::Value>(&output.stdout) else {
+                return Ok(false);
+            };
+            let pods =
+                list.get("items").and_then(|items| items.as_array()).cloned().unwrap_or_default();
+            let is_ready = |pod: &serde_json::Value| {
+                pod.pointer("/status/conditions").and_then(|all| all.as_array()).is_some_and(
+                    |all| all.iter().any(|one| one["type"] == "Ready" && one["status"] == "True"),
+                )
+            };
+            if pods.len() < 4 || !pods.iter().all(is_ready) {
+                return Ok(false);
+            }
+            let client = pods.iter().find_map(|pod| {
+                let name = pod.pointer("/metadata/name")?.as_str()?;
+                name.starts_with("client-").then(|| name.to_owned())
+            });
+            self.clients.insert(way, client.context("no client pod")?);
+        }
+        Ok(true)
+    }
+
+    fn waymark(&self) -> Command {
+        Command::new(self.programs.join("waymark"))
+    }
+
+    /// Runs one load on one way.
+    fn measure(&self, way: usize, load: usize, seconds: f64) -> anyhow::Result<Sample> {
+        let (Some((namespace, _)), Some((name, service, args)), Some(client)) =
+            (WAYS.get(way), LOADS.get(load), self.clients.get(&way))
+        else {
+            bail!("no such way or load");
+        };
+        let before = self.proxies_cpu();
+        let output = self
+            .waymark()
+            .args(["exec", "-n", namespace, client, "--"])
+            .arg(self.programs.join("waymark-load"))
+            .args(args.iter().take(1))
+            .arg(format!("{service}.{namespace}:8080"))
+            .args(args.iter().skip(1))
+            .args(["--seconds", &seconds.to_string()])
+            .output()?;
+        let cpu = self.proxies_cpu() - before;
+        let report: Report = serde_json::from_slice(&output.stdout).with_context(|| {
+            format!("{name} in {namespace}: {}", String::from_utf8_lossy(&output.stderr))
+        })?;
+        let bulk = args.contains(&"bulk");
+        #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+        let (good, bytes, p50, p99, failed) = (
+            report.good as f64,
+            report.bytes as f64,
+            report.micros[0] as f64,
+            report.micros[2] as f64,
+            report.failures() as f64,
+        );
+        let done = if bulk { bytes / 1e6 } else { good };
+        Ok(Sample {
+            rate: done / report.seconds,
+            p50: if bulk { 0.0 } else { p50 },
+            p99: if bulk { 0.0 } else { p99 },
+            cpu: cpu * 1e6 / done.max(1.0),
+            failed,
+        })
+    }
+
+    /// Seconds of CPU that all proxies of this world have used.
+    fn proxies_cpu(&self) -> f64 {
+        self.proxies().iter().filter_map(|(pid, _)| cpu_of(pid)).sum()
+    }
+
+    /// Resident MiB by program.
+    fn memory(&self) -> BTreeMap<String, f64> {
+        let mut memory = BTreeMap::new();
+        for (pid, name) in self.proxies() {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let kib = status
+                .lines()
+                .find_map(|line| line.strip_prefix("VmRSS:"))
+                .and_then(|rest| rest.split_whitespace().next())
+                .and_then(|number| number.parse::<f64>().ok());
+            *memory.entry(name).or_insert(0.0) += kib.unwrap_or(0.0) / 1024.0;
+        }
+        memory
+    }
+
+    /// Processes below this world that are proxies, with their names.
+    fn proxies(&self) -> Vec<(String, String)> {
+        let mut parents = BTreeMap::new();
+        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let pid = entry.file_name().to_string_lossy().into_owned();
+            let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+            let Some((name, rest)) = stat.rsplit_once(')') else { continue };
+            let name = name.split_once('(').map_or("", |(_, name)| name).to_owned();
+            if let Some(parent) = rest.split_whitespace().nth(1) {
+                parents.insert(pid, (name, parent.to_owned()));
+            }
+        }
+        let root = self.child.id().to_string();
+        let below = |pid: &String| {
+            let mut at = pid.clone();
+            while let Some((_, parent)) = parents.get(&at) {
+                if *parent == root {
+                    return true;
+                }
+                at.clone_from(parent);
+            }
+            false
+        };
+        let proxy =
+            |name: &str| name.starts_with("waymark-tunnel") || name.starts_with("waymark-gatewa");
+        parents
+            .iter()
+            .filter(|(pid, (name, _))| proxy(name) && below(pid))
+            .map(|(pid, (name, _))| (pid.clone(), name.clone()))
+            .collect()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // The world dies with the process that made it.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// User and system time of a process, in seconds.
+fn cpu_of(pid: &str) -> Option<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace().skip(11);
+    let ticks: f64 = fields.next()?.parse::<f64>().ok()? + fields.next()?.parse::<f64>().ok()?;
+    // The kernel counts in hundredths of a second on every machine of today.
+    Some(ticks / 100.0)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
+}
+
+fn print(
+    samples: &BTreeMap<(usize, usize), Vec<Sample>>,
+    memory: &BTreeMap<String, f64>,
+) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "{:<18} {:<26} {:>12} {:>8} {:>9} {:>9} {:>12} {:>7}",
+        "load", "way", "per second", "ratio", "p50 us", "p99 us", "CPU us each", "failed"
+    )?;
+    for (load, (name, ..)) in LOADS.iter().enumerate() {
+        let figure = |way: usize, of: fn(&Sample) -> f64| {
+            median(samples.get(&(load, way)).into_iter().flatten().map(of).collect())
+        };
+        let base = figure(0, |s| s.rate);
+        for (way, (_, passes)) in WAYS.iter().enumerate() {
+            let rate = figure(way, |s| s.rate);
+            writeln!(
+                out,
+                "{name:<18} {passes:<26} {rate:>12.0} {:>8.2} {:>9.0} {:>9.0} {:>12.1} {:>7.0}",
+                rate / base.max(1e-9),
+                figure(way, |s| s.p50),
+                figure(way, |s| s.p99),
+                figure(way, |s| s.cpu),
+                samples.get(&(load, way)).into_iter().flatten().map(|s| s.failed).sum::<f64>(),
+            )?;
+        }
+    }
+    writeln!(out, "\nbulk counts megabytes. Resident memory after all loads:")?;
+    for (name, mib) in memory {
+        writeln!(out, "  {name:<18} {mib:.1} MiB")?;
+    }
+    Ok(())
+}
