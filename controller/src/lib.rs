@@ -1,3 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! controller.
+//! The control plane: objects in; config, certificates, more objects and status out.
+//!
+//! Life of a change: a file is saved, [`source::folder`] gives the objects that changed;
+//! [`store`] takes them; [`graph`] names the translators whose outputs read them;
+//! [`translate`] makes resources, statuses and objects, purely; [`output`] finds what differs
+//! from before; [`serve`] sends each client what concerns it and records what was
+//! acknowledged; [`status`] lets conditions out once the data plane follows them;
+//! [`provision`] writes the objects that run gateways. One task owns stores and graph
+//! ([`app`]); all others get finished outputs. [`ca`] signs certificates, [`admin`] answers
+//! the command line.
+
+pub mod api;
+pub mod cli;
+pub mod graph;
+pub mod local;
+pub mod output;
+pub mod provision;
+pub mod settings;
+pub mod source;
+pub mod status;
+pub mod store;
+pub mod translate;

@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Binary.
+//! Binary `waymark`: the command line.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    controller::cli::run()
+}

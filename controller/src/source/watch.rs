@@ -59,7 +59,7 @@ impl Watcher {
             })?;
             watched.push((descriptor, root.clone()));
         }
-        let inotify = AsyncFd::register_with_interest(inotify, Interest::READABLE)?;
+        let inotify = AsyncFd::with_interest(inotify, Interest::READABLE)?;
         Ok(Self { inotify, roots: watched })
     }
 

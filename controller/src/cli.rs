@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The verbs of `waymark`, one file each.
+//!
+//! Owns: the command line, exit codes, and how errors are shown. Exit codes: 0 all well;
+//! 1 it failed; 2 the command line was wrong; 3 nothing is running to ask.
+//!
+//! Start at [`run`].
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::local::{UpOptions, enter::EnterArgs};
+
+pub(crate) mod table;
+mod up;
+
+/// A service mesh and gateway without sidecars.
+#[derive(Debug, Parser)]
+#[command(name = "waymark", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run a folder of Kubernetes YAML as a whole mesh on this machine.
+    Up(UpOptions),
+    /// First process of a world.
+    #[command(hide = true)]
+    World(UpOptions),
+    /// Supervisor of a world.
+    #[command(hide = true)]
+    Supervise(UpOptions),
+    /// Run a command inside a pod's namespaces.
+    #[command(hide = true)]
+    Enter(EnterArgs),
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.verb {
+        Verb::Up(options) => up::up(options),
+        Verb::World(options) => crate::local::world::init(&options).map_err(Failure::from_error),
+        Verb::Supervise(options) => {
+            crate::local::supervise::run(options).map_err(Failure::from_error)
+        }
+        Verb::Enter(args) => match crate::local::enter::run(&args) {
+            Ok(never) => match never {},
+            Err(error) => Err(Failure::from_error(error)),
+        },
+    };
+    done.unwrap_or_else(|failure| {
+        complain(&failure.message);
+        ExitCode::from(failure.code)
+    })
+}
+
+/// What went wrong, and the exit code that says so.
+#[derive(Debug)]
+struct Failure {
+    message: String,
+    code: u8,
+}
+
+impl Failure {
+    /// An ordinary failure, with all its causes in one line.
+    fn from_error(error: impl std::error::Error) -> Self {
+        let mut message = error.to_string();
+        let mut cause = error.source();
+        while let Some(inner) = cause {
+            message += &format!(": {inner}");
+            cause = inner.source();
+        }
+        Self { message, code: 1 }
+    }
+}
+
+/// Writes one line to the error output; a reader that is gone does not matter.
+fn complain(message: &str) {
+    drop(writeln!(std::io::stderr(), "waymark: {message}"));
+}

@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The supervisor of a local world: apiserver, scheduler and kubelet in one process.
+//!
+//! Owns: the order in which a world comes to be, and the loop that follows files and pods.
+//! Its [`state`] decides; tasks of their own run pods ([`pod`]), translation of Service
+//! addresses, DNS and the user's door.
+//!
+//! Start at [`run`].
+
+mod cni;
+mod container;
+mod create;
+mod object;
+mod pod;
+mod probe;
+mod process;
+mod record;
+mod say;
+mod services;
+mod state;
+mod system;
+mod tokens;
+mod watch;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use listenfd::ListenFd;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch as channel};
+use tokio::time::{Instant, sleep_until};
+
+use self::pod::Event;
+use self::say::Say;
+use self::state::{Outlets, State};
+use self::tokens::Tokens;
+use super::address::FABRIC;
+use super::dns::Zone;
+use super::manifest::LOCAL_FILE;
+use super::plan::image::Images;
+use super::vip::Table;
+use super::{LocalError, UpOptions, dns, netns, paths, relay, vip};
+
+/// How long pods may take to end with the world.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// How often tokens are looked at.
+const TOKEN_CHECK: Duration = Duration::from_secs(60);
+
+/// Runs the world of `options` until it is asked to stop.
+///
+/// # Errors
+///
+/// See [`LocalError`]: what keeps a world from beginning.
+pub fn run(options: UpOptions) -> Result<ExitCode, LocalError> {
+    let listeners = take_listeners()?;
+    netns::make_fabric()?;
+    super::runtime()?.block_on(serve(options, listeners))
+}
+
+/// The listeners that `waymark up` opened outside.
+fn take_listeners() -> Result<Vec<std::net::TcpListener>, LocalError> {
+    let mut passed = ListenFd::from_env();
+    let mut listeners = Vec::new();
+    for index in 0..passed.len() {
+        listeners.extend(passed.take_tcp_listener(index).map_err(LocalError::Launch)?);
+    }
+    Ok(listeners)
+}
+
+async fn serve(
+    options: UpOptions,
+    listeners: Vec<std::net::TcpListener>,
+) -> Result<ExitCode, LocalError> {
+    let own = std::env::current_exe().map_err(LocalError::Launch)?;
+    let beside = own.parent().unwrap_or(Path::new("/")).to_owned();
+    let nodes = state::make_nodes(options.nodes, options.reuse_addresses)?;
+    let names: Vec<String> = nodes.iter().map(|node| node.name.clone()).collect();
+    for name in &names {
+        std::fs::create_dir_all(paths::node(name)).map_err(LocalError::Mount)?;
+    }
+    vip::setup(&names)?;
+    let tokens = Tokens::new()?;
+    let (told, events) = mpsc::unbounded_channel();
+    let outlets = doors(listeners, names, told)?;
+    let system = system::manifests().map_err(|error| LocalError::Keys(error.to_string()))?;
+    let state = State::new(nodes, system, tokens, outlets, beside.clone());
+    let controller = start_controller(&options.folder, &beside).await?;
+    Supervisor { state, say: Say::new(&options), events, folder: options.folder, controller }
+        .follow()
+        .await
+}
+
+/// Starts everything that answers: translation, DNS, the user's door.
+fn doors(
+    listeners: Vec<std::net::TcpListener>,
+    nodes: Vec<String>,
+    told: mpsc::UnboundedSender<Event>,
+) -> Result<Outlets, LocalError> {
+    let (table, table_seen) = channel::channel(Arc::new(Table::default()));
+    let (zone, zone_seen) = channel::channel(Arc::new(Zone::default()));
+    let (target, target_seen) = channel::channel(None);
+    tokio::spawn(translate(nodes, table_seen));
+    tokio::spawn(async move {
+        let addresses = FABRIC.both().map(|ip| SocketAddr::new(ip, 53));
+        if let Err(cause) = dns::serve(&addresses, zone_seen).await {
+            say::error(&format!("cluster DNS ended: {cause}"));
+        }
+    });
+    for listener in listeners {
+        listener.set_nonblocking(true).map_err(LocalError::Launch)?;
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(LocalError::Launch)?;
+        tokio::spawn(relay::serve(listener, target_seen.clone()));
+    }
+    Ok(Outlets { table, zone, target, told })
+}
+
+/// Keeps the nodes' tables as the newest [`Table`] says.
+async fn translate(nodes: Vec<String>, mut wanted: channel::Receiver<Arc<Table>>) {
+    let nodes = Arc::new(nodes);
+    let mut applied = Arc::new(Table::default());
+    while wanted.changed().await.is_ok() {
+        let next = Arc::clone(&wanted.borrow_and_update());
+        let (old, new, names) = (Arc::clone(&applied), Arc::clone(&next), Arc::clone(&nodes));
+        let done = tokio::task::spawn_blocking(move || vip::change(&names, &old, &new)).await;
+        match done {
+            Ok(Ok(())) => applied = next,
+            Ok(Err(error)) => say::error(&pod::describe(&error)),
+            Err(error) => say::error(&error.to_string()),
+        }
+    }
+}
+
+/// Starts the controller and waits for the root certificate that all others need.
+async fn start_controller(
+    folder: &Path,
+    beside: &Path,
+) -> Result<channel::Sender<Option<Duration>>, LocalError> {
+    let (stop, stopped) = channel::channel(None);
+    let unit = system::controller(folder, beside);
+    let (state, _) = channel::channel(container::State::default());
+    tokio::spawn(async move { unit.run(&state, stopped).await });
+    Ok(stop)
+}
+
+struct Supervisor {
+    state: State,
+    say: Say,
+    events: mpsc::UnboundedReceiver<Event>,
+    folder: PathBuf,
+    controller: channel::Sender<Option<Duration>>,
+}
+
+impl Supervisor {
+    /// Follows files and pods until asked to stop.
+    async fn follow(mut self) -> Result<ExitCode, LocalError> {
+        let mut terminate = signal(SignalKind::terminate()).map_err(LocalError::Launch)?;
+        let (changed, mut files) = mpsc::unbounded_channel();
+        for folder in [self.folder.clone(), PathBuf::from(paths::PROVISIONED)] {
+            let failed = |cause| LocalError::Folder(folder.clone(), cause);
+            watch::watch(&folder, changed.clone()).map_err(failed)?;
+            self.read(&folder);
+        }
+        let mut token_check = tokio::time::interval(TOKEN_CHECK);
+        loop {
+            if let Err(cause) = self.state.reconcile() {
+                say::error(&format!("objects cannot be written: {cause}"));
+            }
+            self.say.look(&self.state);
+            tokio::select! {
+                Some(event) = self.events.recv() => {
+                    self.state.take(event);
+                    while let Ok(event) = self.events.try_recv() {
+                        self.state.take(event);
+                    }
+                }
+                Some(folder) = files.recv() => {
+                    let mut folders = vec![folder];
+                    while let Ok(folder) = files.try_recv() {
+                        if !folders.contains(&folder) {
+                            folders.push(folder);
+                        }
+                    }
+                    for folder in folders {
+                        self.read(&folder);
+                    }
+                }
+                _ = token_check.tick() => {
+                    if let Err(cause) = self.state.renew_tokens() {
+                        say::error(&format!("tokens cannot be renewed: {cause}"));
+                    }
+                }
+                () = self.say.due() => {}
+                _ = terminate.recv() => return self.stop().await,
+            }
+        }
+    }
+
+    /// Reads a folder again, and `local.yaml` with the user's.
+    fn read(&mut self, folder: &Path) {
+        self.state.folders.refresh(folder);
+        if folder == self.folder {
+            let file = folder.join(LOCAL_FILE);
+            let text = std::fs::read_to_string(&file).unwrap_or_default();
+            match Images::parse(&text) {
+                Ok(images) => {
+                    self.state.images = images;
+                    self.say.local_file(None);
+                }
+                Err((line, message)) => self.say.local_file(Some((file, line, message))),
+            }
+            self.state.retry_broken();
+        }
+    }
+
+    /// Ends all pods, then the world.
+    async fn stop(mut self) -> Result<ExitCode, LocalError> {
+        self.controller.send_replace(Some(STOP_GRACE));
+        let limit = Instant::now() + STOP_GRACE + Duration::from_secs(1);
+        while self.state.stop_all(STOP_GRACE) {
+            tokio::select! {
+                Some(event) = self.events.recv() => self.state.take(event),
+                () = sleep_until(limit) => break,
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
