@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The authority of a CONNECT.
+#![no_main]
+
+#[path = "../checks.rs"]
+#[allow(dead_code, reason = "each target uses its own")]
+mod checks;
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    checks::authority(bytes);
+});
