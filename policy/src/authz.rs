@@ -139,6 +139,12 @@ pub struct Authorization {
 }
 
 impl Authorization {
+    /// Tells whether some rule asks what only HTTP can answer.
+    pub fn asks_http(&self) -> bool {
+        let clauses = self.rules.iter().flat_map(|rule| &rule.clauses);
+        clauses.flat_map(|clause| &clause.matches).any(Match::asks_http)
+    }
+
     /// The first rule that matches, where an unknown answer counts as `unknown`.
     fn matching_rule(&self, request: &Request<'_>, unknown: bool) -> Option<usize> {
         self.rules.iter().position(|rule| match rule.answer(request) {

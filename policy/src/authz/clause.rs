@@ -116,16 +116,8 @@ pub struct Match {
 impl Match {
     /// True if no field asks anything.
     pub fn is_empty(&self) -> bool {
-        self.is_empty_below_http()
-            && self.hosts.is_empty()
-            && self.methods.is_empty()
-            && self.paths.is_empty()
-            && self.headers.iter().all(|header| header.values.is_empty())
-    }
-
-    /// True if no field asks anything that a session below HTTP can answer.
-    pub fn is_empty_below_http(&self) -> bool {
-        self.namespaces.is_empty()
+        !self.asks_http()
+            && self.namespaces.is_empty()
             && self.service_accounts.is_empty()
             && self.principals.is_empty()
             && self.source_ips.is_empty()
@@ -133,6 +125,14 @@ impl Match {
             && self.destination_ips.is_empty()
             && self.destination_ports.is_empty()
             && self.sni.is_empty()
+    }
+
+    /// True if a field asks what a session below HTTP cannot answer.
+    pub fn asks_http(&self) -> bool {
+        !(self.hosts.is_empty()
+            && self.methods.is_empty()
+            && self.paths.is_empty()
+            && self.headers.iter().all(|header| header.values.is_empty()))
     }
 
     fn answer(&self, request: &Request<'_>) -> Answer {
