@@ -72,7 +72,7 @@ fn follow(protocol: Option<Protocol>, groups: u32) -> io::Result<OwnedFd> {
 
 /// One readiness, with all that was waiting.
 async fn notice(socket: &AsyncFd<OwnedFd>) -> io::Result<()> {
-    let mut buffer = [0; 8192];
+    let mut buffer = vec![0; 8192];
     socket.async_io(Interest::READABLE, |fd| take(fd, &mut buffer)).await?;
     loop {
         match take(socket.get_ref(), &mut buffer) {

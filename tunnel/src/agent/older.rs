@@ -194,7 +194,7 @@ mod tests {
         assert_eq!(inbound, [11, 16], "port 8080 is listened on");
         assert_eq!(sockets.carried(), 1, "15006");
         assert_eq!(sockets.still_open(&older), older);
-        let reused = older.iter().cloned().map(|c| Connection { inode: c.inode + 100, ..c });
+        let reused = older.iter().map(|c| Connection { inode: c.inode + 100, ..c.clone() });
         assert_eq!(sockets.still_open(&reused.collect()), BTreeSet::new(), "another socket");
     }
 }

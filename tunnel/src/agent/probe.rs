@@ -285,9 +285,9 @@ fn text_of(question: &Message, reply: &[u8]) -> io::Result<Vec<u8>> {
     if reply.metadata.id != question.metadata.id {
         return Ok(Vec::new());
     }
-    let text = reply.answers.iter().find_map(|record| match &record.data {
-        RData::TXT(text) => Some(text.txt_data.concat()),
-        _ => None,
+    let text = reply.answers.iter().find_map(|record| {
+        let RData::TXT(text) = &record.data else { return None };
+        Some(text.txt_data.concat())
     });
     Ok(text.unwrap_or_default())
 }

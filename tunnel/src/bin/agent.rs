@@ -24,6 +24,6 @@ fn main() -> anyhow::Result<()> {
                 _ = interrupted.recv() => {}
             }
         };
-        Ok(tunnel::agent::run(settings, stop).await?)
+        Ok(Box::pin(tunnel::agent::run(settings, stop)).await?)
     })
 }

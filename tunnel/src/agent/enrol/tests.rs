@@ -28,10 +28,9 @@ impl Drive {
 
     fn next(&mut self) -> Step {
         loop {
-            match self.course.next(self.now) {
-                Step::Wait(Some(moment)) => self.now = moment,
-                step => return step,
-            }
+            let step = self.course.next(self.now);
+            let Step::Wait(Some(moment)) = step else { return step };
+            self.now = moment;
         }
     }
 }
