@@ -11,14 +11,20 @@
 //! ([`app`]); all others get finished outputs. [`ca`] signs certificates, [`admin`] answers
 //! the command line.
 
+pub mod admin;
 pub mod api;
+pub mod app;
+pub mod ca;
 pub mod cli;
 pub mod graph;
 pub mod local;
+pub mod metrics;
 pub mod output;
 pub mod provision;
+pub mod serve;
 pub mod settings;
 pub mod source;
 pub mod status;
+pub mod steps;
 pub mod store;
 pub mod translate;

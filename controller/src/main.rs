@@ -1,5 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Binary.
+//! Binary `waymark-controller`.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use controller::app;
+use controller::settings::Settings;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let settings = Settings::parse();
+    let filter = EnvFilter::try_from_env("WAYMARK_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match app::run(settings, told_to_stop()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = routing::wire::chain(&error), "cannot go on");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Ends when the process is told to.
+async fn told_to_stop() {
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}

@@ -9,8 +9,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use policy::authz::Authorization;
-use routing::discovery::{Service, Workload};
+use prost::Message;
+use routing::delta::Resource as Plane;
+use routing::wire::authorization::NotExpressible;
+use routing::wire::discovery::write_resource;
 use routing::wire::messages::waymark::v1::NodePod;
 
 use crate::graph::TaskId;
@@ -76,18 +78,12 @@ impl Family {
     }
 }
 
-/// One resource of the data plane, in domain words.
+/// One resource, in domain words.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Resource {
-    /// A workload.
-    Workload(Box<Workload>),
-    /// A service.
-    Service(Service),
-    /// A policy for sessions.
-    Authorization(Authorization),
-    /// A policy for requests.
-    RequestAuthorization(Authorization),
-    /// A pod that belongs in the mesh.
+    /// Part of what proxies know.
+    Plane(Plane),
+    /// A pod that belongs in the mesh, for its agent.
     NodePod(NodePod),
 }
 
@@ -95,9 +91,14 @@ impl Resource {
     /// Its family.
     pub fn family(&self) -> Family {
         match self {
-            Self::Workload(_) | Self::Service(_) => Family::Address,
-            Self::Authorization(_) => Family::Authorization,
-            Self::RequestAuthorization(_) => Family::RequestAuthorization,
+            Self::Plane(Plane::Workload(_) | Plane::Service(_)) => Family::Address,
+            Self::Plane(Plane::Authorization(_)) => Family::Authorization,
+            Self::Plane(Plane::GatewayAuthorization(_)) => Family::RequestAuthorization,
+            Self::Plane(Plane::Gateway(_)) => Family::Gateway,
+            Self::Plane(Plane::Listener(_)) => Family::Listener,
+            Self::Plane(Plane::Rule(_)) => Family::Route,
+            Self::Plane(Plane::BackendTls(_)) => Family::BackendTls,
+            Self::Plane(Plane::Secret(_)) => Family::Secret,
             Self::NodePod(_) => Family::NodePod,
         }
     }
@@ -105,12 +106,29 @@ impl Resource {
     /// Its name on the wire.
     pub fn name(&self) -> Arc<str> {
         match self {
-            Self::Workload(workload) => Arc::clone(&workload.uid),
-            Self::Service(service) => service.key.to_string().into(),
-            Self::Authorization(policy) | Self::RequestAuthorization(policy) => {
-                policy.name.as_str().into()
+            Self::Plane(Plane::Workload(one)) => Arc::clone(&one.uid),
+            Self::Plane(Plane::Service(one)) => one.key.to_string().into(),
+            Self::Plane(Plane::Authorization(one) | Plane::GatewayAuthorization(one)) => {
+                one.name.as_str().into()
             }
+            Self::Plane(Plane::Gateway(one)) => one.name.as_str().into(),
+            Self::Plane(Plane::Listener(one)) => one.name.as_str().into(),
+            Self::Plane(Plane::Rule(one)) => one.name.to_string().into(),
+            Self::Plane(Plane::BackendTls(one)) => one.name.to_string().into(),
+            Self::Plane(Plane::Secret(one)) => one.name.as_str().into(),
             Self::NodePod(pod) => pod.uid.as_str().into(),
+        }
+    }
+
+    /// Its bytes on the wire.
+    ///
+    /// # Errors
+    ///
+    /// [`NotExpressible`] for a policy that has no form of its family.
+    pub fn encode(&self) -> Result<Vec<u8>, NotExpressible> {
+        match self {
+            Self::Plane(resource) => write_resource(resource).map(|(_, _, bytes)| bytes),
+            Self::NodePod(pod) => Ok(pod.encode_to_vec()),
         }
     }
 }
@@ -141,6 +159,11 @@ impl Config {
     /// The output that sends `resource` to `scope`.
     pub fn output(resource: Resource, scope: Scope) -> Output {
         Output::Config(Arc::new(Self { resource, scope }))
+    }
+
+    /// The output that sends part of what proxies know to `scope`.
+    pub fn plane(resource: Plane, scope: Scope) -> Output {
+        Self::output(Resource::Plane(resource), scope)
     }
 }
 

@@ -18,6 +18,8 @@ pub struct Mesh {
     pub trust_domain: Arc<str>,
     /// Name of the cluster on the wire.
     pub cluster_id: Arc<str>,
+    /// What the proxies of Gateways are told.
+    pub proxies: Proxies,
 }
 
 impl Default for Mesh {
@@ -26,9 +28,46 @@ impl Default for Mesh {
             root_namespace: "istio-system".into(),
             trust_domain: "cluster.local".into(),
             cluster_id: "Kubernetes".into(),
+            proxies: Proxies::default(),
         }
     }
 }
+
+/// What the proxies of Gateways are told.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Proxies {
+    /// Their image.
+    pub image: Arc<str>,
+    /// Where they find the controller.
+    pub address: Arc<str>,
+    /// File with the roots of the controller's certificate.
+    pub root_file: Arc<str>,
+    /// File with their token.
+    pub token_file: Arc<str>,
+}
+
+impl Proxies {
+    /// Tells whether a kubelet brings token and roots, as volumes.
+    pub fn in_cluster(&self) -> bool {
+        *self.token_file == *TOKEN_FILE
+    }
+}
+
+impl Default for Proxies {
+    fn default() -> Self {
+        Self {
+            image: IMAGE.into(),
+            address: ADDRESS.into(),
+            root_file: ROOT_FILE.into(),
+            token_file: TOKEN_FILE.into(),
+        }
+    }
+}
+
+const IMAGE: &str = concat!("waymark/gateway:", env!("CARGO_PKG_VERSION"));
+const ADDRESS: &str = "https://istiod.istio-system.svc:15012";
+const ROOT_FILE: &str = "/var/run/secrets/istio/root-cert.pem";
+const TOKEN_FILE: &str = "/var/run/secrets/tokens/istio-token";
 
 /// Flags of `waymark-controller`.
 #[derive(Clone, Debug, Parser)]
@@ -74,6 +113,22 @@ pub struct Settings {
     #[arg(long, default_value = "Kubernetes")]
     pub cluster_id: String,
 
+    /// Image of the proxies that are made for Gateways.
+    #[arg(long, default_value = IMAGE)]
+    pub gateway_image: String,
+
+    /// Where proxies of Gateways find this controller.
+    #[arg(long, default_value = ADDRESS)]
+    pub gateway_xds_address: String,
+
+    /// File with the roots of this controller's certificate, as proxies of Gateways see it.
+    #[arg(long, default_value = ROOT_FILE)]
+    pub gateway_root_file: String,
+
+    /// File with the token of a proxy of a Gateway; may hold `$(POD_UID)`.
+    #[arg(long, default_value = TOKEN_FILE)]
+    pub gateway_token_file: String,
+
     /// Service accounts, `namespace/name`, that may ask for certificates of the pods on their node.
     #[arg(long = "trusted-node-account", default_value = "istio-system/ztunnel")]
     pub trusted_node_accounts: Vec<String>,
@@ -102,6 +157,12 @@ impl Settings {
             root_namespace: self.root_namespace.as_str().into(),
             trust_domain: self.trust_domain.as_str().into(),
             cluster_id: self.cluster_id.as_str().into(),
+            proxies: Proxies {
+                image: self.gateway_image.as_str().into(),
+                address: self.gateway_xds_address.as_str().into(),
+                root_file: self.gateway_root_file.as_str().into(),
+                token_file: self.gateway_token_file.as_str().into(),
+            },
         }
     }
 

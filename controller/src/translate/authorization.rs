@@ -16,12 +16,13 @@ use gateway_api::experimental::gatewayclasses::GatewayClass;
 use gateway_api::experimental::gateways::Gateway;
 use k8s_openapi::api::core::v1::Service;
 use policy::authz::{Action, Authorization, PolicyName, Scope, Target};
+use routing::delta::Resource as Plane;
 
 use super::shape;
 use super::waypoint::{self, label};
 use crate::api;
 use crate::api::istio::{AuthorizationPolicy, ServiceEntry, TargetRef};
-use crate::output::{self, Config, Output, Resource};
+use crate::output::{self, Config, Output};
 use crate::status::{Body, Condition, Status};
 use crate::store::lookup::Lookup;
 use crate::store::{Key, Kind, Name};
@@ -60,13 +61,13 @@ pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
     };
     let told = status(name, object, session, notes);
     if !session {
-        let resource = Resource::RequestAuthorization(policy);
-        return vec![Config::output(resource, output::Scope::AllGateways), told];
+        let resource = Plane::GatewayAuthorization(policy.into());
+        return vec![Config::plane(resource, output::Scope::AllGateways), told];
     }
     if policy.action == Action::Audit {
         return vec![told];
     }
-    vec![Config::output(Resource::Authorization(policy), output::Scope::Everyone), told]
+    vec![Config::plane(Plane::Authorization(policy.into()), output::Scope::Everyone), told]
 }
 
 /// What is worth telling about a policy.

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Namespace as KubeNamespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use policy::identity::{Identity, Namespace};
+use routing::delta::Resource as Plane;
 use routing::discovery::{
     AppProtocol, HealthPolicy, LoadBalancing, LoadBalancingMode, Locality, Port, Service,
     ServiceKey, TunnelProtocol, VirtualAddress, Workload, WorkloadType,
@@ -24,7 +25,7 @@ use super::waypoint::{self, label};
 use super::{authorization, peer_authentication, workload};
 use crate::api;
 use crate::api::istio::{EntryPort, ServiceEntry, WorkloadEntry, WorkloadEntrySpec};
-use crate::output::{Config, Output, Resource, Scope};
+use crate::output::{Config, Output, Scope};
 use crate::store::facts::Step;
 use crate::store::lookup::Lookup;
 use crate::store::{Key, Kind, Name};
@@ -49,10 +50,10 @@ pub fn run_service(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
             service.waypoint = binding.address();
             service.ingress_use_waypoint = ingress_uses(&object.metadata, look);
         }
-        outputs.push(Config::output(Resource::Service(service), Scope::Everyone));
+        outputs.push(Config::plane(Plane::Service(service.into()), Scope::Everyone));
     }
     for workload in endpoints(name, object, look) {
-        outputs.push(Config::output(Resource::Workload(workload.into()), Scope::Everyone));
+        outputs.push(Config::plane(Plane::Workload(workload.into()), Scope::Everyone));
     }
     outputs.extend(binding.map(|binding| {
         let key = Key { kind: Kind::ServiceEntry, name: name.clone() };
@@ -91,7 +92,7 @@ pub fn run_workload(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
         let meta = ObjectMeta { labels: Some(labels), ..object.metadata.clone() };
         waypoint::of_workload(&meta, look).as_ref().and_then(waypoint::Binding::address)
     };
-    vec![Config::output(Resource::Workload(made.into()), Scope::Everyone)]
+    vec![Config::plane(Plane::Workload(made.into()), Scope::Everyone)]
 }
 
 fn number(

@@ -10,9 +10,10 @@ use std::sync::Arc;
 
 use policy::authz::PolicyName;
 use policy::mtls::{self, Effective, Mode, PeerAuthentication as Domain};
+use routing::delta::Resource as Plane;
 
 use crate::api::istio::{MutualTls, PeerAuthentication};
-use crate::output::{Config, Output, Resource, Scope};
+use crate::output::{Config, Output, Scope};
 use crate::status::{Body, Condition, Status};
 use crate::store::index::Index;
 use crate::store::lookup::Lookup;
@@ -24,7 +25,7 @@ pub fn run_mesh(look: &mut Lookup<'_>) -> Vec<Output> {
         return Vec::new();
     }
     let strict = mtls::static_strict(&look.mesh().root_namespace);
-    vec![Config::output(Resource::Authorization(strict), Scope::Everyone)]
+    vec![Config::plane(Plane::Authorization(strict.into()), Scope::Everyone)]
 }
 
 /// Outputs of one PeerAuthentication: the policy of its ports, if they differ, and its status.
@@ -38,7 +39,7 @@ pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
         let holds = mtls::effective(mesh.as_ref(), namespace.as_ref(), Some(&own));
         let converted = mtls::converted(&own.name, &holds);
         outputs.extend(
-            converted.map(|policy| Config::output(Resource::Authorization(policy), Scope::Everyone)),
+            converted.map(|policy| Config::plane(Plane::Authorization(policy.into()), Scope::Everyone)),
         );
     }
     let condition = match unknown {

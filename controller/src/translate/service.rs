@@ -8,6 +8,7 @@
 use k8s_openapi::api::core::v1::{Namespace, Service as Object, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use routing::delta::Resource as Plane;
 use routing::discovery::{
     AppProtocol, HealthPolicy, IpFamilies, LoadBalancing, LoadBalancingMode, LocalityScope, Port,
     Service, ServiceKey, VirtualAddress,
@@ -15,7 +16,7 @@ use routing::discovery::{
 
 use super::waypoint::{self, Binding, State, label};
 use crate::api;
-use crate::output::{Config, Output, Resource, Scope};
+use crate::output::{Config, Output, Scope};
 use crate::status::{Body, Condition, Status};
 use crate::store::facts::Step;
 use crate::store::lookup::Lookup;
@@ -44,7 +45,7 @@ pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
         service.waypoint = binding.address();
         service.ingress_use_waypoint = ingress_uses(&object.metadata, look);
     }
-    let mut outputs = vec![Config::output(Resource::Service(service), Scope::Everyone)];
+    let mut outputs = vec![Config::plane(Plane::Service(service.into()), Scope::Everyone)];
     outputs.extend(binding.map(|binding| {
         let key = Key { kind: Kind::Service, name: name.clone() };
         status(key, &object.metadata, &binding, step)

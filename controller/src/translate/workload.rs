@@ -11,6 +11,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Node, Pod, Service, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use policy::identity::{Identity, Namespace};
+use routing::delta::Resource as Plane;
 use routing::discovery::{
     AppProtocol, Health, Locality, NetworkMode, Port, ServiceKey, TunnelProtocol, Workload,
     WorkloadType,
@@ -19,7 +20,7 @@ use routing::discovery::{
 use super::waypoint::{self, label};
 use super::{authorization, entry, guard, peer_authentication, pod};
 use crate::api;
-use crate::output::{Config, Output, Resource, Scope};
+use crate::output::{Config, Output, Scope};
 use crate::store::Name;
 use crate::store::facts::PodState;
 use crate::store::lookup::Lookup;
@@ -44,10 +45,10 @@ pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
         workload.waypoint = bound.as_ref().and_then(waypoint::Binding::address);
         if let Some(guard) = guard::of(&workload, bound.as_ref(), look) {
             workload.authorization_policies.push(guard.name.clone());
-            outputs.push(Config::output(Resource::Authorization(guard), Scope::Everyone));
+            outputs.push(Config::plane(Plane::Authorization(guard.into()), Scope::Everyone));
         }
     }
-    outputs.push(Config::output(Resource::Workload(workload.into()), Scope::Everyone));
+    outputs.push(Config::plane(Plane::Workload(workload.into()), Scope::Everyone));
     outputs
 }
 

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Admin endpoints over a Unix socket: what `waymark status`, `get`, `workloads`, `policies`
+//! and `explain` read. Answers are JSON; whoever can open the socket may ask.
+
+mod answers;
+
+use std::convert::Infallible;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixListener;
+
+use crate::app::Hub;
+use crate::settings::Settings;
+
+/// Opens the socket of the settings, if one is asked for; an old one in its place goes.
+///
+/// # Errors
+///
+/// Those of the file system.
+pub fn bind(settings: &Settings) -> io::Result<Option<UnixListener>> {
+    let Some(path) = &settings.admin_socket else { return Ok(None) };
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(Some(listener))
+}
+
+/// Answers until the task is aborted.
+pub async fn run(listener: Option<UnixListener>, hub: Arc<Hub>) {
+    let Some(listener) = listener else { return std::future::pending().await };
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "admin connection not accepted");
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let hub = Arc::clone(&hub);
+        tokio::spawn(async move {
+            let service = service_fn(move |request| {
+                let answer = answer(&hub, &request);
+                async move { Ok::<_, Infallible>(answer) }
+            });
+            let served =
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            if let Err(error) = served.await {
+                tracing::debug!(%error, "admin connection ended");
+            }
+        });
+    }
+}
+
+fn answer(hub: &Hub, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let query = Query::read(request.uri().query().unwrap_or_default());
+    let (kind, body) = match request.uri().path() {
+        "/objects" => ("application/json", answers::objects(hub, &query).to_string()),
+        "/workloads" => ("application/json", answers::workloads(hub).to_string()),
+        "/policies" => ("application/json", answers::policies(hub).to_string()),
+        "/status" => ("application/json", answers::status(hub).to_string()),
+        "/snapshot" => ("application/json", answers::snapshot(hub).to_string()),
+        "/metrics" => ("application/openmetrics-text; version=1.0.0", hub.metrics.print()),
+        "/readyz" => ("text/plain", "ok\n".to_owned()),
+        _ => {
+            let mut missing = Response::new(Full::new(Bytes::from_static(
+                b"paths: /objects /workloads /policies /status /snapshot /metrics /readyz\n",
+            )));
+            *missing.status_mut() = StatusCode::NOT_FOUND;
+            return missing;
+        }
+    };
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    let value = http::HeaderValue::from_static(kind);
+    response.headers_mut().insert(http::header::CONTENT_TYPE, value);
+    response
+}
+
+/// Which objects are asked for; what is not said is not looked at.
+#[derive(Debug, Default)]
+struct Query {
+    kind: Option<String>,
+    namespace: Option<String>,
+    name: Option<String>,
+}
+
+impl Query {
+    fn read(text: &str) -> Self {
+        let mut query = Self::default();
+        for (key, value) in text.split('&').filter_map(|pair| pair.split_once('=')) {
+            let value = (!value.is_empty()).then(|| value.to_owned());
+            match key {
+                "kind" => query.kind = value,
+                "ns" => query.namespace = value,
+                "name" => query.name = value,
+                _ => {}
+            }
+        }
+        query
+    }
+
+    /// Kinds compare without case, in the singular or plural: `pod`, `Pods`, `httproutes`.
+    fn takes(&self, kind: &str, namespace: &str, name: &str) -> bool {
+        let kind = kind.to_ascii_lowercase();
+        let kind_fits = self.kind.as_ref().is_none_or(|wanted| {
+            let wanted = wanted.to_ascii_lowercase();
+            let plural = match kind.strip_suffix('y') {
+                Some(stem) => format!("{stem}ies"),
+                None if kind.ends_with('s') => format!("{kind}es"),
+                None => format!("{kind}s"),
+            };
+            wanted == kind || wanted == plural
+        });
+        let fits = |wanted: &Option<String>, value: &str| wanted.as_ref().is_none_or(|w| w == value);
+        kind_fits && fits(&self.namespace, namespace) && fits(&self.name, name)
+    }
+}

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What the admin endpoints answer.
+
+use std::time::Instant;
+
+use base64::Engine as _;
+use k8s_openapi::api::core::v1::Pod;
+use policy::authz::{Action, Authorization, Scope};
+use routing::delta::Resource as Plane;
+use routing::discovery::{Health, TunnelProtocol, Workload};
+use serde_json::{Value, json};
+
+use super::Query;
+use crate::app::{Hub, State};
+use crate::output::Family;
+use crate::store::index::Index;
+use crate::store::lookup::Lookup;
+use crate::store::{Key, Kind, Stores};
+use crate::translate::pod;
+
+/// All objects that a query takes, with the status that is out; secrets without their data.
+pub(super) fn objects(hub: &Hub, query: &Query) -> Value {
+    let state = hub.read();
+    let mut items = Vec::new();
+    for kind in Kind::ALL {
+        for name in state.stores.names(*kind) {
+            if !query.takes(kind.as_str(), &name.namespace, &name.name) {
+                continue;
+            }
+            let key = Key { kind: *kind, name };
+            items.extend(object(&state, &key));
+        }
+    }
+    json!({ "apiVersion": "v1", "kind": "List", "items": items })
+}
+
+fn object(state: &State, key: &Key) -> Option<Value> {
+    let mut value = state.stores.object(key)?.to_json().ok()?;
+    let fields = value.as_object_mut()?;
+    if key.kind == Kind::Secret {
+        for field in ["data", "stringData"] {
+            if let Some(Value::Object(data)) = fields.get_mut(field) {
+                data.values_mut().for_each(|value| *value = Value::Null);
+            }
+        }
+    }
+    if let Some(Value::Object(told)) = state.board.get(key) {
+        let status = fields.entry("status").or_insert_with(|| json!({}));
+        if let Value::Object(status) = status {
+            for (field, value) in told {
+                status.insert(field.clone(), value.clone());
+            }
+        }
+    }
+    Some(value)
+}
+
+/// Every workload: addresses, node, waypoint, protocol, identity, policies, enrolment.
+pub(super) fn workloads(hub: &Hub) -> Value {
+    let state = hub.read();
+    let listed = state.published.plane().filter_map(|plane| match plane {
+        Plane::Workload(workload) => Some(workload_line(workload, &state.stores, hub)),
+        _ => None,
+    });
+    let mut listed: Vec<Value> = listed.collect();
+    listed.sort_by_key(|line| line.get("uid").map(ToString::to_string));
+    json!(listed)
+}
+
+fn workload_line(workload: &Workload, stores: &Stores, hub: &Hub) -> Value {
+    let uid = workload.pod_uid.as_deref().unwrap_or_default();
+    let found = stores.list::<Pod>(Index::Uid, uid).into_iter().next();
+    let wanted = found.is_some_and(|found| {
+        let mut look = Lookup::new(stores, &hub.mesh);
+        pod::belongs(found, &mut look)
+    });
+    let fact = stores.facts.pod(uid);
+    let services: Vec<_> = workload.services.keys().map(ToString::to_string).collect();
+    let policies: Vec<_> =
+        workload.authorization_policies.iter().map(ToString::to_string).collect();
+    json!({
+        "uid": workload.uid.as_ref(),
+        "podUid": workload.pod_uid.as_deref(),
+        "name": workload.name.as_ref(),
+        "namespace": workload.namespace.as_str(),
+        "addresses": workload.addresses,
+        "node": workload.node.as_ref(),
+        "protocol": match workload.tunnel { TunnelProtocol::Hbone => "HBONE", TunnelProtocol::None => "TCP" },
+        "identity": workload.identity.to_string(),
+        "waypoint": workload.waypoint.as_ref().map(ToString::to_string),
+        "healthy": workload.health == Health::Healthy,
+        "services": services,
+        "policies": policies,
+        "workload": workload.workload_name.as_ref(),
+        "enrolment": {
+            "wanted": wanted,
+            "state": fact.map(|fact| fact.state),
+            "reason": fact.map(|fact| fact.reason.as_str()),
+            "olderConnections": fact.map(|fact| fact.older_connections),
+            "repairs": fact.map(|fact| fact.repairs),
+        },
+    })
+}
+
+/// Every policy in force, written or made, with the workloads that list it.
+pub(super) fn policies(hub: &Hub) -> Value {
+    let state = hub.read();
+    let mut workloads: Vec<&Workload> = Vec::new();
+    let mut found: Vec<(&'static str, &Authorization)> = Vec::new();
+    for plane in state.published.plane() {
+        match plane {
+            Plane::Workload(workload) => workloads.push(workload),
+            Plane::Authorization(policy) => found.push(("tunnel", policy)),
+            Plane::GatewayAuthorization(policy) => found.push(("gateway", policy)),
+            _ => {}
+        }
+    }
+    let line = |(enforced, policy): (&str, &Authorization)| {
+        let listing = workloads
+            .iter()
+            .filter(|workload| workload.authorization_policies.contains(&policy.name))
+            .map(|workload| workload.uid.as_ref());
+        let (scope, targets) = match &policy.scope {
+            Scope::Global => ("mesh", Vec::new()),
+            Scope::Namespace => ("namespace", Vec::new()),
+            Scope::Selector => ("workloads", Vec::new()),
+            Scope::Targets(targets) => {
+                ("targets", targets.iter().map(|target| format!("{target:?}")).collect())
+            }
+        };
+        json!({
+            "name": policy.name.to_string(),
+            "enforcedBy": enforced,
+            "scope": scope,
+            "targets": targets,
+            "action": match policy.action {
+                Action::Allow => "ALLOW", Action::Deny => "DENY",
+                Action::Audit => "AUDIT", Action::Custom => "CUSTOM",
+            },
+            "dryRun": policy.dry_run,
+            "unsupported": policy.unsupported.as_deref(),
+            "rules": policy.rules.len(),
+            "workloads": listing.collect::<Vec<_>>(),
+        })
+    };
+    let mut lines: Vec<Value> = found.into_iter().map(line).collect();
+    lines.sort_by_key(|line| line.get("name").map(ToString::to_string));
+    json!(lines)
+}
+
+/// Mesh health: clients and what they acknowledged, what was refused and why, pods, files.
+pub(super) fn status(hub: &Hub) -> Value {
+    let now = Instant::now();
+    let state = hub.read();
+    let revision = state.published.revision();
+    let refused: Vec<_> = state
+        .board
+        .refused()
+        .into_iter()
+        .map(|(key, kind, reason, message)| {
+            json!({ "object": key.to_string(), "type": kind, "reason": reason, "message": message })
+        })
+        .collect();
+    let resources: serde_json::Map<_, _> = Family::ALL
+        .into_iter()
+        .map(|family| (family.type_url().to_owned(), state.published.count(family).into()))
+        .collect();
+    json!({
+        "revision": revision,
+        "acknowledged": hub.clients.acknowledged(revision, now),
+        "clients": hub.clients.list(now),
+        "refused": refused,
+        "problems": state.problems,
+        "pods": pods(&state, hub),
+        "resources": resources,
+    })
+}
+
+fn pods(state: &State, hub: &Hub) -> Vec<Value> {
+    let line = |found: &Pod| {
+        let mut look = Lookup::new(&state.stores, &hub.mesh);
+        let wanted = pod::belongs(found, &mut look);
+        let uid = found.metadata.uid.as_deref().unwrap_or_default();
+        let fact = state.stores.facts.pod(uid);
+        (wanted || fact.is_some()).then(|| {
+            json!({
+                "pod": format!(
+                    "{}/{}",
+                    found.metadata.namespace.as_deref().unwrap_or_default(),
+                    found.metadata.name.as_deref().unwrap_or_default()
+                ),
+                "uid": uid,
+                "node": found.spec.as_ref().and_then(|spec| spec.node_name.as_deref()),
+                "wanted": wanted,
+                "state": fact.map(|fact| fact.state),
+                "reason": fact.map(|fact| fact.reason.as_str()),
+                "olderConnections": fact.map(|fact| fact.older_connections),
+                "repairs": fact.map(|fact| fact.repairs),
+            })
+        })
+    };
+    state.stores.all::<Pod>().filter_map(|found| line(found)).collect()
+}
+
+/// Everything that proxies are sent, as on the wire: what `explain` builds its snapshot from.
+pub(super) fn snapshot(hub: &Hub) -> Value {
+    let state = hub.read();
+    let encode = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
+    let mut resources = Vec::new();
+    for family in Family::ALL {
+        // Keys stay where they are needed; no decision depends on them.
+        if matches!(family, Family::Secret | Family::NodePod) {
+            continue;
+        }
+        for entry in state.published.all(family) {
+            resources.push(json!({
+                "type": family.type_url(),
+                "name": entry.versioned.name.as_ref(),
+                "base64": encode(&entry.versioned.body),
+            }));
+        }
+    }
+    json!({ "revision": state.published.revision(), "resources": resources })
+}

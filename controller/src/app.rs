@@ -1,0 +1,348 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Makes the parts and runs the one task that owns stores and graph.
+//!
+//! Owns: [`State`] behind [`Hub`] (readers take it for a moment, the engine alone writes), the
+//! loop that batches what came in while it was at work, and start order: folders are read, the
+//! root is there, then clients are let in. Nothing is published before the first read.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+
+use crate::ca::root::Root;
+use crate::ca::token::TokenKey;
+use crate::graph::Graph;
+use crate::output::{Output, OutputKey};
+use crate::provision::Writer;
+use crate::serve::clients::Clients;
+use crate::serve::config::Published;
+use crate::serve::reports::{self, Report};
+use crate::settings::{Mesh, Settings};
+use crate::source::folder::Folders;
+use crate::source::{Batch, Change, Problem};
+use crate::status::{Body, Board, Status, board::Moment};
+use crate::steps::Steps;
+use crate::store::facts::PodFact;
+use crate::store::{Kind, Name, ReadKey, Stores};
+use crate::translate::shape;
+
+/// Reports that wait for the engine.
+const REPORTS: usize = 64;
+/// How often silent clients and waiting steps are looked at.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Everything the controller knows.
+#[derive(Debug, Default)]
+pub struct State {
+    /// Objects and facts.
+    pub stores: Stores,
+    /// Tasks and their outputs.
+    pub graph: Graph,
+    /// Resources as they are served.
+    pub published: Published,
+    /// Statuses.
+    pub board: Board,
+    /// What the folders hold that cannot be read.
+    pub problems: Vec<Problem>,
+    /// Account, `namespace/name`, → the Gateways whose proxies run as it.
+    pub gateways: BTreeMap<String, BTreeSet<Name>>,
+    /// Ordered changes under way.
+    pub steps: Steps,
+}
+
+/// Accounts with a role of their own.
+#[derive(Clone, Debug, Default)]
+pub struct Accounts {
+    /// Tunnels, `namespace/name`; they also may ask for the certificates of their node's pods.
+    pub tunnels: HashSet<String>,
+    /// Agents, `namespace/name`.
+    pub agents: HashSet<String>,
+}
+
+/// What all parts share.
+#[derive(Debug)]
+pub struct Hub {
+    state: RwLock<State>,
+    /// Newest revision of the published config.
+    pub revision: watch::Sender<u64>,
+    /// Connected clients.
+    pub clients: Clients,
+    /// Accounts with a role of their own.
+    pub accounts: Accounts,
+    /// Key of the tokens.
+    pub tokens: TokenKey,
+    /// The root that signs.
+    pub root: Root,
+    /// Start values.
+    pub settings: Settings,
+    /// What holds for the mesh.
+    pub mesh: Mesh,
+    /// The way of reports to the engine.
+    pub reports: mpsc::Sender<Report>,
+    /// Counters.
+    pub metrics: crate::metrics::Metrics,
+}
+
+impl Hub {
+    /// A look at the state; never held over an await.
+    pub fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why the controller ends.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// A directory cannot be made.
+    #[error("cannot make {0}")]
+    Directory(PathBuf, #[source] std::io::Error),
+    /// The folders cannot be read or watched.
+    #[error("folders cannot be read")]
+    Folders(#[source] std::io::Error),
+    /// There is no token key.
+    #[error("no token key")]
+    Token(#[source] crate::ca::token::TokenError),
+    /// There is no root.
+    #[error("no root certificate")]
+    Root(#[source] crate::ca::root::RootError),
+    /// Clients cannot be served.
+    #[error("cannot serve")]
+    Serve(#[source] crate::serve::server::ServeError),
+    /// The admin socket cannot be opened.
+    #[error("admin socket cannot be opened")]
+    Admin(#[source] std::io::Error),
+}
+
+/// Runs until `stop` ends.
+///
+/// # Errors
+///
+/// See [`AppError`]; what fails later than start is logged and tried again.
+pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> Result<(), AppError> {
+    let _installed_before = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    for directory in [Some(&settings.ca_dir), settings.provision_dir.as_ref()].into_iter().flatten() {
+        std::fs::create_dir_all(directory)
+            .map_err(|error| AppError::Directory(directory.clone(), error))?;
+    }
+    let (reports, inbox) = mpsc::channel(REPORTS);
+    let hub = Arc::new(hub(settings, reports)?);
+    let mut folders = Folders::new(&hub.settings.all_folders()).map_err(AppError::Folders)?;
+    let mut engine = Engine::new(Arc::clone(&hub));
+    engine.restore(reports::load(&hub.settings.state_path()));
+    let first = folders.next().await.map_err(AppError::Folders)?;
+    engine.take(first);
+    let admin = crate::admin::bind(&hub.settings).map_err(AppError::Admin)?;
+    let server = crate::serve::server::bind(&hub).await.map_err(AppError::Serve)?;
+    tracing::info!(address = %hub.settings.listen, "serving");
+    let serving = tokio::spawn(server.run(Arc::clone(&hub)));
+    let answering = tokio::spawn(crate::admin::run(admin, Arc::clone(&hub)));
+    tokio::select! {
+        ended = engine.run(folders, inbox) => ended?,
+        () = stop => {}
+    }
+    serving.abort();
+    answering.abort();
+    Ok(())
+}
+
+fn hub(settings: Settings, reports: mpsc::Sender<Report>) -> Result<Hub, AppError> {
+    let mesh = settings.mesh();
+    Ok(Hub {
+        state: RwLock::default(),
+        revision: watch::Sender::new(0),
+        clients: Clients::new(settings.silence(), settings.max_clients),
+        accounts: Accounts {
+            tunnels: settings.trusted_node_accounts.iter().cloned().collect(),
+            agents: settings.agent_accounts.iter().cloned().collect(),
+        },
+        tokens: TokenKey::load_or_make(&settings.ca_dir).map_err(AppError::Token)?,
+        root: Root::load_or_make(&settings.ca_dir, &mesh.trust_domain).map_err(AppError::Root)?,
+        metrics: crate::metrics::Metrics::new(),
+        settings,
+        mesh,
+        reports,
+    })
+}
+
+/// The one writer.
+#[derive(Debug)]
+struct Engine {
+    hub: Arc<Hub>,
+    writer: Option<Writer>,
+}
+
+impl Engine {
+    fn new(hub: Arc<Hub>) -> Self {
+        let writer = hub.settings.provision_dir.clone().map(Writer::new);
+        Self { hub, writer }
+    }
+
+    async fn run(
+        mut self,
+        mut folders: Folders,
+        mut inbox: mpsc::Receiver<Report>,
+    ) -> Result<(), AppError> {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let hub = Arc::clone(&self.hub);
+        loop {
+            tokio::select! {
+                batch = folders.next() => self.take(batch.map_err(AppError::Folders)?),
+                Some(report) = inbox.recv() => self.report(report),
+                () = hub.clients.changed.notified() => self.acknowledged(),
+                _ = tick.tick() => self.acknowledged(),
+            }
+        }
+    }
+
+    /// Takes what the folders gave.
+    fn take(&mut self, batch: Batch) {
+        for problem in &batch.problems {
+            if !self.hub.read().problems.contains(problem) {
+                tracing::warn!(%problem, "file not in force as it stands");
+            }
+        }
+        self.write(|state| {
+            state.problems = batch.problems;
+            let mut touched = Vec::new();
+            for change in batch.changes {
+                touched.extend(match change {
+                    Change::Put(object) => state.stores.put(object),
+                    Change::Gone(key) => state.stores.remove(&key),
+                });
+            }
+            touched
+        });
+    }
+
+    /// Takes proven pods from before a restart.
+    fn restore(&self, pods: BTreeMap<String, PodFact>) {
+        let mut state = self.hub.state.write().unwrap_or_else(PoisonError::into_inner);
+        for (uid, fact) in pods {
+            state.stores.facts.set_pod(&uid, Some(fact));
+        }
+    }
+
+    /// Takes what an agent says, keeps it, and answers.
+    fn report(&mut self, report: Report) {
+        let mut changed = false;
+        self.write(|state| {
+            let touched = reports::apply(&report, state);
+            changed = !touched.is_empty();
+            touched
+        });
+        if changed {
+            reports::save(&self.hub.settings.state_path(), &self.hub.read().stores.facts);
+        }
+        let ack = reports::answer(&report, &self.hub.read().stores, &self.hub.mesh);
+        let _caller_gone = report.reply.send(ack);
+    }
+
+    /// Changes the stores and brings everything that follows from it up to date.
+    fn write(&mut self, change: impl FnOnce(&mut State) -> Vec<ReadKey>) {
+        let began = Instant::now();
+        let hub = Arc::clone(&self.hub);
+        let revision = {
+            let mut guard = hub.state.write().unwrap_or_else(PoisonError::into_inner);
+            let state = &mut *guard;
+            let mut touched = change(state);
+            let (stores, steps) = (&mut state.stores, &mut state.steps);
+            touched.extend(steps.settle(stores, &hub, state.published.revision()));
+            if touched.is_empty() {
+                return;
+            }
+            let changed = state.graph.run(&state.stores, &hub.mesh, &touched);
+            let revision = state.published.update(&state.graph.table, &changed);
+            if touched.iter().any(is_about_gateways) {
+                state.gateways = gateways(&state.stores, &hub.mesh);
+            }
+            state.tell(&changed, &hub, revision);
+            if let Some(writer) = &mut self.writer {
+                writer.write(&state.graph.table, &changed);
+            }
+            revision
+        };
+        hub.metrics.batch(began.elapsed());
+        hub.revision.send_if_modified(|current| {
+            let newer = *current != revision;
+            *current = revision;
+            newer
+        });
+    }
+
+    /// Lets out the statuses that waited, and moves ordered changes on.
+    fn acknowledged(&mut self) {
+        let hub = Arc::clone(&self.hub);
+        {
+            let mut state = hub.state.write().unwrap_or_else(PoisonError::into_inner);
+            let acked = hub.clients.acknowledged(state.published.revision(), Instant::now());
+            state.board.acknowledged(Moment { acked, now: &timestamp() });
+        }
+        self.write(|_| Vec::new());
+    }
+}
+
+impl State {
+    /// Puts changed statuses on the board.
+    fn tell(&mut self, changed: &BTreeSet<OutputKey>, hub: &Hub, revision: u64) {
+        let acked = hub.clients.acknowledged(revision, Instant::now());
+        let now = timestamp();
+        for key in changed {
+            let OutputKey::Status(object) = key else { continue };
+            let wanted = match self.graph.table.get(key) {
+                Some(Output::Status(status)) => Some(status.as_ref().clone()),
+                _ => None,
+            };
+            let wanted = wanted.map(|status| (self.counts(&status), status));
+            let wanted = wanted.map(|(counts, status)| (status, counts));
+            self.board.update(object, wanted, revision, Moment { acked, now: &now });
+        }
+    }
+
+    /// Routes of each listener, if the status is that of a Gateway.
+    fn counts(&self, status: &Status) -> BTreeMap<String, usize> {
+        let Body::Gateway { listeners, .. } = &status.body else { return BTreeMap::new() };
+        let count = |listener: &crate::status::ListenerStatus| {
+            let listened = (status.key.name.clone(), Arc::from(listener.name.as_str()));
+            (listener.name.clone(), self.graph.table.attached(&listened))
+        };
+        listeners.iter().map(count).collect()
+    }
+}
+
+fn is_about_gateways(key: &ReadKey) -> bool {
+    match key {
+        ReadKey::Object(key) => matches!(key.kind, Kind::Gateway | Kind::GatewayClass),
+        ReadKey::Index(..) | ReadKey::Fact(_) => false,
+    }
+}
+
+/// Which Gateways the proxies of an account serve.
+fn gateways(stores: &Stores, mesh: &Mesh) -> BTreeMap<String, BTreeSet<Name>> {
+    let mut found: BTreeMap<String, BTreeSet<Name>> = BTreeMap::new();
+    for gateway in stores.all::<gateway_api::experimental::gateways::Gateway>() {
+        let mut look = crate::store::lookup::Lookup::new(stores, mesh);
+        if shape::class(&gateway.spec.gateway_class_name, &mut look).is_none() {
+            continue;
+        }
+        let account = shape::of(gateway, &mut look).account;
+        let meta = &gateway.metadata;
+        let name = Name::new(
+            meta.namespace.as_deref().unwrap_or_default(),
+            meta.name.as_deref().unwrap_or_default(),
+        );
+        found.entry(format!("{}/{account}", name.namespace)).or_default().insert(name);
+    }
+    found
+}
+
+/// The time, as conditions write it.
+pub fn timestamp() -> String {
+    let now = time::OffsetDateTime::now_utc();
+    let whole = now.replace_nanosecond(0).unwrap_or(now);
+    whole.format(&time::format_description::well_known::Rfc3339).unwrap_or_default()
+}

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Who is connected, what each acknowledged, and what each refused.
+//!
+//! Owns which clients are waited for: those that answer. One that has not answered for the
+//! silence limit is named and no longer waited for, until it answers again.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use tokio::sync::Notify;
+
+/// A resource that a client refused.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Refusal {
+    /// Its family's type URL.
+    pub kind: String,
+    /// Its name; empty if the client did not say.
+    pub name: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// One connected client.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// `tunnel`, `agent` or `gateway`.
+    pub role: &'static str,
+    /// `namespace/pod`.
+    pub pod: String,
+    /// Node of the pod.
+    pub node: String,
+    /// Where it calls from.
+    pub address: Option<SocketAddr>,
+    /// Newest revision that it acknowledged in full.
+    pub acked: u64,
+    /// Since when it owes an answer.
+    pub owes_since: Option<Instant>,
+    /// Its first config was acknowledged.
+    pub ready: bool,
+    /// What it refuses.
+    pub refused: Vec<Refusal>,
+}
+
+/// All connected clients.
+#[derive(Debug)]
+pub struct Clients {
+    connected: Mutex<(u64, BTreeMap<u64, Client>)>,
+    /// Woken when a client came, went or acknowledged.
+    pub changed: Notify,
+    silence: Duration,
+    limit: usize,
+}
+
+/// A line of the list of clients.
+#[derive(Clone, Debug, Serialize)]
+pub struct Seen {
+    /// `tunnel`, `agent` or `gateway`.
+    pub role: &'static str,
+    /// `namespace/pod`.
+    pub pod: String,
+    /// Node of the pod.
+    pub node: String,
+    /// Where it calls from.
+    pub address: Option<String>,
+    /// Newest revision that it acknowledged in full.
+    pub acked: u64,
+    /// It has not answered for too long: nothing waits for it.
+    pub silent: bool,
+    /// What it refuses.
+    pub refused: Vec<Refusal>,
+}
+
+impl Clients {
+    /// No clients; `silence` is how long one may owe an answer, `limit` how many there may be.
+    pub fn new(silence: Duration, limit: usize) -> Self {
+        Self { connected: Mutex::default(), changed: Notify::new(), silence, limit }
+    }
+
+    /// Takes a client in; none if there are too many.
+    pub fn connect(&self, client: Client) -> Option<u64> {
+        let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        let (next, clients) = &mut *connected;
+        if clients.len() >= self.limit {
+            return None;
+        }
+        *next += 1;
+        clients.insert(*next, client);
+        self.changed.notify_one();
+        Some(*next)
+    }
+
+    /// Forgets a client.
+    pub fn disconnect(&self, id: u64) {
+        let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        connected.1.remove(&id);
+        self.changed.notify_one();
+    }
+
+    /// Notes how far a client is.
+    pub fn progress(&self, id: u64, acked: u64, waiting: bool, refused: Vec<Refusal>, now: Instant) {
+        let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(client) = connected.1.get_mut(&id) else { return };
+        let moved = client.acked != acked;
+        client.acked = acked;
+        client.ready |= acked > 0 && !waiting;
+        client.owes_since = match (waiting, moved) {
+            (false, _) => None,
+            (true, true) => Some(now),
+            (true, false) => client.owes_since.or(Some(now)),
+        };
+        client.refused = refused;
+        self.changed.notify_one();
+    }
+
+    /// The revision that every client that answers has acknowledged; `newest` if there is none.
+    pub fn acknowledged(&self, newest: u64, now: Instant) -> u64 {
+        let connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        let counted = connected.1.values().filter(|client| !self.is_silent(client, now));
+        counted.map(|client| client.acked).min().unwrap_or(newest)
+    }
+
+    /// Tells whether anyone that is waited for owes an answer.
+    pub fn any_owes(&self, now: Instant) -> bool {
+        let connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        connected.1.values().any(|client| client.owes_since.is_some() && !self.is_silent(client, now))
+    }
+
+    fn is_silent(&self, client: &Client, now: Instant) -> bool {
+        client.owes_since.is_some_and(|since| now.duration_since(since) > self.silence)
+    }
+
+    /// Tells whether a client of this role and pod has acknowledged its first config.
+    pub fn is_ready(&self, pod: &str) -> bool {
+        let connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        connected.1.values().any(|client| client.pod == pod && client.ready)
+    }
+
+    /// Every client.
+    pub fn list(&self, now: Instant) -> Vec<Seen> {
+        let connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = |client: &Client| Seen {
+            role: client.role,
+            pod: client.pod.clone(),
+            node: client.node.clone(),
+            address: client.address.map(|address| address.to_string()),
+            acked: client.acked,
+            silent: self.is_silent(client, now),
+            refused: client.refused.clone(),
+        };
+        connected.1.values().map(seen).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client() -> Client {
+        Client {
+            role: "tunnel",
+            pod: "a/b".into(),
+            node: "n".into(),
+            address: None,
+            acked: 0,
+            owes_since: None,
+            ready: false,
+            refused: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_slowest_that_answers_is_waited_for() {
+        let clients = Clients::new(Duration::from_secs(10), 2);
+        let start = Instant::now();
+        assert_eq!(clients.acknowledged(7, start), 7, "nobody to wait for");
+        let first = clients.connect(client()).unwrap();
+        let second = clients.connect(client()).unwrap();
+        assert_eq!(clients.connect(client()), None, "there is a limit");
+        clients.progress(first, 5, false, Vec::new(), start);
+        clients.progress(second, 3, true, Vec::new(), start);
+        assert_eq!(clients.acknowledged(7, start + Duration::from_secs(10)), 3);
+        let late = start + Duration::from_secs(11);
+        assert_eq!(clients.acknowledged(7, late), 5, "a silent one is not waited for");
+        assert!(clients.list(late)[1].silent);
+        clients.progress(second, 4, true, Vec::new(), late);
+        assert_eq!(clients.acknowledged(7, late), 4, "it answered again");
+        clients.disconnect(second);
+        assert_eq!(clients.acknowledged(7, late), 5);
+    }
+}

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What is published: every resource, encoded once, with who needs it.
+//!
+//! Owns versions (a digest of the content, so they hold over restarts), aliases, and the log
+//! of what changed at which revision: a session that follows pays for the change, not for the
+//! whole. Pure; the lock around it is [`crate::app::Hub`]'s.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use routing::delta::Resource as Plane;
+use routing::stream::server::Versioned;
+use sha2::{Digest, Sha256};
+
+use crate::output::{Config, Family, Output, OutputKey, Resource, Scope, Table};
+
+/// Revisions whose changes are remembered; older sessions compare everything.
+const LOG: usize = 1024;
+
+/// A published resource.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// The encoded resource.
+    pub versioned: Versioned,
+    /// Who needs it.
+    pub scope: Scope,
+    config: Arc<Config>,
+}
+
+/// Everything published.
+#[derive(Debug, Default)]
+pub struct Published {
+    revision: u64,
+    families: HashMap<Family, BTreeMap<Arc<str>, Entry>>,
+    aliases: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
+    endpoints: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
+    log: VecDeque<(u64, Vec<(Family, Arc<str>)>)>,
+}
+
+impl Published {
+    /// The newest revision.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Takes the changed outputs; the revision grows if any resource did change.
+    pub fn update(&mut self, table: &Table, changed: &BTreeSet<OutputKey>) -> u64 {
+        let mut names = Vec::new();
+        for key in changed {
+            let OutputKey::Config(family, name) = key else { continue };
+            let config = match table.get(key) {
+                Some(Output::Config(config)) => Some(config),
+                _ => None,
+            };
+            if self.put(*family, name, config) {
+                names.push((*family, Arc::clone(name)));
+            }
+        }
+        if !names.is_empty() {
+            self.revision += 1;
+            self.log.push_back((self.revision, names));
+            if self.log.len() > LOG {
+                self.log.pop_front();
+            }
+        }
+        self.revision
+    }
+
+    fn put(&mut self, family: Family, name: &Arc<str>, config: Option<&Arc<Config>>) -> bool {
+        let entry = config.and_then(|config| encode(name, config));
+        let resources = self.families.entry(family).or_default();
+        let old = match entry {
+            Some(entry) => resources.insert(Arc::clone(name), entry),
+            None => resources.remove(name),
+        };
+        let new = resources.get(name).cloned();
+        if let (Some(old), Some(new)) = (&old, &new)
+            && old.versioned == new.versioned
+            && old.scope == new.scope
+        {
+            return false;
+        }
+        let existed = old.is_some() || new.is_some();
+        if let Some(old) = old {
+            self.index(&old, false);
+        }
+        if let Some(new) = new {
+            self.index(&new, true);
+        }
+        existed
+    }
+
+    fn index(&mut self, entry: &Entry, add: bool) {
+        let name = &entry.versioned.name;
+        for alias in &entry.versioned.aliases {
+            change(&mut self.aliases, alias, name, add);
+        }
+        if let Resource::Plane(Plane::Workload(workload)) = &entry.config.resource {
+            for service in workload.services.keys() {
+                change(&mut self.endpoints, &service.to_string().into(), name, add);
+            }
+        }
+    }
+
+    /// What changed after `revision`; none if that is not remembered any more.
+    pub fn since(&self, revision: u64) -> Option<Vec<(Family, Arc<str>)>> {
+        let oldest = self.log.front().map_or(self.revision + 1, |(first, _)| *first);
+        if revision + 1 < oldest && revision < self.revision {
+            return None;
+        }
+        let newer = self.log.iter().filter(|(at, _)| *at > revision);
+        let names: BTreeSet<_> = newer.flat_map(|(_, names)| names.iter().cloned()).collect();
+        Some(names.into_iter().collect())
+    }
+
+    /// All resources of a family.
+    pub fn all(&self, family: Family) -> impl Iterator<Item = &Entry> {
+        self.families.get(&family).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// One resource.
+    pub fn get(&self, family: Family, name: &str) -> Option<&Entry> {
+        self.families.get(&family)?.get(name)
+    }
+
+    /// What a client needs that asks for one address or service: it, and its endpoints.
+    pub fn asked(&self, family: Family, name: &str) -> Vec<&Entry> {
+        if family != Family::Address {
+            return self.get(family, name).into_iter().collect();
+        }
+        let aliases = self.aliases.get(name).into_iter().flatten().map(AsRef::as_ref);
+        let mut names: BTreeSet<&str> = aliases.chain([name]).collect();
+        let services: Vec<&str> = names.iter().copied().collect();
+        for service in services {
+            names.extend(self.endpoints.get(service).into_iter().flatten().map(AsRef::as_ref));
+        }
+        names.into_iter().filter_map(|name| self.get(family, name)).collect()
+    }
+
+    /// The domain values of all resources that proxies know.
+    pub fn plane(&self) -> impl Iterator<Item = &Plane> {
+        self.families.values().flat_map(BTreeMap::values).filter_map(|entry| {
+            match &entry.config.resource {
+                Resource::Plane(plane) => Some(plane),
+                Resource::NodePod(_) => None,
+            }
+        })
+    }
+
+    /// How many resources of a family there are.
+    pub fn count(&self, family: Family) -> usize {
+        self.families.get(&family).map_or(0, BTreeMap::len)
+    }
+}
+
+fn change(
+    index: &mut HashMap<Arc<str>, BTreeSet<Arc<str>>>,
+    key: &Arc<str>,
+    name: &Arc<str>,
+    add: bool,
+) {
+    if add {
+        index.entry(Arc::clone(key)).or_default().insert(Arc::clone(name));
+    } else if let Some(names) = index.get_mut(key) {
+        names.remove(name);
+        if names.is_empty() {
+            index.remove(key);
+        }
+    }
+}
+
+/// The resource as it travels; one that has no form is not sent, and logged.
+fn encode(name: &Arc<str>, config: &Arc<Config>) -> Option<Entry> {
+    let body = match config.resource.encode() {
+        Ok(body) => body,
+        Err(error) => {
+            tracing::error!(resource = %name, error = &error as &dyn std::error::Error, "resource has no form on the wire");
+            return None;
+        }
+    };
+    let digest = Sha256::digest(&body);
+    let version: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let aliases = match &config.resource {
+        Resource::Plane(Plane::Workload(workload)) => {
+            workload.network_addresses().map(|address| address.to_string().into()).collect()
+        }
+        Resource::Plane(Plane::Service(service)) => service
+            .addresses
+            .iter()
+            .filter_map(|range| range.address().map(|ip| format!("{}/{ip}", range.network).into()))
+            .collect(),
+        Resource::Plane(_) | Resource::NodePod(_) => Vec::new(),
+    };
+    let versioned =
+        Versioned { name: Arc::clone(name), version: version.into(), aliases, body: body.into() };
+    Some(Entry { versioned, scope: config.scope.clone(), config: Arc::clone(config) })
+}
