@@ -98,15 +98,15 @@ fn tasks_of(key: &Key) -> impl Iterator<Item = TaskId> {
     let translators: &[Translator] = match key.kind {
         Kind::Pod => &[Translator::Workload, Translator::NodePod],
         Kind::Service => &[Translator::Service],
-        Kind::Secret
-        | Kind::GatewayClass
-        | Kind::Gateway
-        | Kind::HttpRoute
-        | Kind::GrpcRoute
-        | Kind::TlsRoute
-        | Kind::TcpRoute
-        | Kind::UdpRoute
-        | Kind::BackendTlsPolicy => &[],
+        Kind::Secret => &[Translator::Secret],
+        Kind::GatewayClass => &[Translator::GatewayClass],
+        Kind::Gateway => &[Translator::Gateway],
+        Kind::HttpRoute => &[Translator::HttpRoute],
+        Kind::GrpcRoute => &[Translator::GrpcRoute],
+        Kind::TlsRoute => &[Translator::TlsRoute],
+        Kind::TcpRoute => &[Translator::TcpRoute],
+        Kind::UdpRoute => &[Translator::UdpRoute],
+        Kind::BackendTlsPolicy => &[Translator::BackendTls],
         Kind::AuthorizationPolicy => &[Translator::Authorization],
         Kind::PeerAuthentication => &[Translator::PeerAuthentication],
         Kind::ServiceEntry => &[Translator::ServiceEntry],

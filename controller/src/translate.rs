@@ -3,12 +3,26 @@
 //! The translators: pure functions from one primary object, and what they looked up, to outputs.
 
 pub mod allowed;
+pub mod attach;
 pub mod authorization;
+pub mod backend;
+pub mod backend_tls;
+pub mod certificate;
+pub mod class;
 pub mod entry;
+pub mod filters;
+pub mod frontend;
+pub mod gateway;
+pub mod grpc_route;
 pub mod guard;
+pub mod http_route;
+pub mod l4_route;
+pub mod listener;
 pub mod node_pod;
 pub mod peer_authentication;
 pub mod pod;
+pub mod reference_grant;
+pub mod route;
 pub mod routes;
 pub mod service;
 pub mod shape;
@@ -38,6 +52,24 @@ pub enum Translator {
     Authorization,
     /// PeerAuthentications.
     PeerAuthentication,
+    /// Secrets that Gateways name.
+    Secret,
+    /// GatewayClasses.
+    GatewayClass,
+    /// Gateways.
+    Gateway,
+    /// HTTPRoutes.
+    HttpRoute,
+    /// GRPCRoutes.
+    GrpcRoute,
+    /// TLSRoutes.
+    TlsRoute,
+    /// TCPRoutes.
+    TcpRoute,
+    /// UDPRoutes.
+    UdpRoute,
+    /// BackendTLSPolicies.
+    BackendTls,
 }
 
 impl Translator {
@@ -51,6 +83,15 @@ impl Translator {
             Self::WorkloadEntry => Some(Kind::WorkloadEntry),
             Self::Authorization => Some(Kind::AuthorizationPolicy),
             Self::PeerAuthentication => Some(Kind::PeerAuthentication),
+            Self::Secret => Some(Kind::Secret),
+            Self::GatewayClass => Some(Kind::GatewayClass),
+            Self::Gateway => Some(Kind::Gateway),
+            Self::HttpRoute => Some(Kind::HttpRoute),
+            Self::GrpcRoute => Some(Kind::GrpcRoute),
+            Self::TlsRoute => Some(Kind::TlsRoute),
+            Self::TcpRoute => Some(Kind::TcpRoute),
+            Self::UdpRoute => Some(Kind::UdpRoute),
+            Self::BackendTls => Some(Kind::BackendTlsPolicy),
         }
     }
 
@@ -65,6 +106,15 @@ impl Translator {
             Self::WorkloadEntry => entry::run_workload(name, look),
             Self::Authorization => authorization::run(name, look),
             Self::PeerAuthentication => peer_authentication::run(name, look),
+            Self::Secret => certificate::run(name, look),
+            Self::GatewayClass => class::run(name, look),
+            Self::Gateway => gateway::run(name, look),
+            Self::HttpRoute => http_route::run(name, look),
+            Self::GrpcRoute => grpc_route::run(name, look),
+            Self::TlsRoute => l4_route::run_tls(name, look),
+            Self::TcpRoute => l4_route::run_tcp(name, look),
+            Self::UdpRoute => l4_route::run_udp(name, look),
+            Self::BackendTls => backend_tls::run(name, look),
         }
     }
 }

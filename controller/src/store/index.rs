@@ -171,10 +171,13 @@ impl Values<'_> {
             self.backends(route.spec.rules.iter().flatten().flat_map(|rule| &rule.backend_refs));
             &route.spec.parent_refs
         } else if let Some(route) = any.downcast_ref::<TlsRoute>() {
+            self.backends(route.spec.rules.iter().flat_map(|rule| &rule.backend_refs));
             &route.spec.parent_refs
         } else if let Some(route) = any.downcast_ref::<TcpRoute>() {
+            self.backends(route.spec.rules.iter().flat_map(|rule| &rule.backend_refs));
             &route.spec.parent_refs
         } else if let Some(route) = any.downcast_ref::<UdpRoute>() {
+            self.backends(route.spec.rules.iter().flat_map(|rule| &rule.backend_refs));
             &route.spec.parent_refs
         } else {
             return;
