@@ -200,7 +200,10 @@ fn dump(shared: &Shared) -> serde_json::Value {
         .collect();
     let mut rules: Vec<_> = serving.rules().map(|rule| rule.name.to_string()).collect();
     rules.sort();
-    let ports: Vec<_> = bound.iter().map(|((port, _), at)| json!({"port": port, "address": at.to_string()})).collect();
+    let ports: Vec<_> = bound
+        .iter()
+        .map(|((port, _), at)| json!({"port": port, "address": at.to_string()}))
+        .collect();
     let credential = shared.credential.current();
     json!({
         "version": env!("CARGO_PKG_VERSION"),

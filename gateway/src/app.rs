@@ -34,6 +34,7 @@ use crate::listen::{self, Listening};
 use crate::metrics::Metrics;
 use crate::settings::{Role, Settings};
 use crate::state::State;
+use crate::trace::{self, Traces};
 use crate::worker::{Connections, Shared, Worker};
 
 /// Life asked for certificates.
@@ -89,6 +90,7 @@ impl Gateway {
             connections: Connections::default(),
             credential: credentials.hold(&settings.identity),
             access_log: AccessLog::start(io::stdout()).map_err(AppError::Threads)?,
+            traces: Traces::default(),
             metrics: Arc::new(Metrics::default()),
             pod: settings.pod.as_str().into(),
             baggage: baggage(&settings),
@@ -101,6 +103,7 @@ impl Gateway {
         let (workers, threads) =
             Workers::start(count, "gateway", make).map_err(AppError::Threads)?;
         tokio::spawn(listen::follow(Arc::clone(&shared), workers.clone()));
+        tokio::spawn(trace::follow(Arc::clone(&shared)));
         tokio::spawn(forget_series(Arc::clone(&shared)));
         Ok(Self { shared, workers, threads: Some(threads) })
     }

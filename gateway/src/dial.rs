@@ -206,8 +206,7 @@ impl Target {
         };
         let stream = self.handshake(worker, tls, config(tls)).await?;
         let chosen = stream.get_ref().1.alpn_protocol();
-        let protocol =
-            if chosen == Some(&b"h2"[..]) { Protocol::Http2 } else { Protocol::Http1 };
+        let protocol = if chosen == Some(&b"h2"[..]) { Protocol::Http2 } else { Protocol::Http1 };
         if self.protocol == Protocol::Http2 && protocol != Protocol::Http2 {
             let refused = io::Error::new(io::ErrorKind::Unsupported, "backend speaks no HTTP/2");
             return Err(DialError::Tls(refused));

@@ -36,10 +36,11 @@ pub(crate) use choose::{Backend, Chosen, of_target};
 pub(crate) use finish::ends;
 
 use crate::http::{Downstream, ResponseHead};
-use finish::Record;
 use crate::reply::Refusal;
 use crate::state::Loaded;
+use crate::trace::RequestSpan;
 use crate::worker::Worker;
+use finish::Record;
 
 /// Where requests of a connection came in, and from whom.
 #[derive(Clone, Debug)]
@@ -98,6 +99,8 @@ pub(crate) struct Asked<'a> {
     /// True if it is a gRPC call.
     pub(crate) grpc: bool,
     pub(crate) started: Instant,
+    /// The span of the request, if its trace is sampled.
+    pub(crate) span: Option<RequestSpan>,
 }
 
 /// Why an exchange ends without a backend.
@@ -125,6 +128,7 @@ pub(crate) async fn run(worker: &Rc<Worker>, arrival: &Arrival, down: &mut Downs
         remote: forwarded::remote(&down.head().headers, arrival.peer.address.ip(), trusted),
         grpc: is_grpc(down.head()),
         started: Instant::now(),
+        span: worker.shared.traces.begin(&down.head().headers, worker.roll()),
     };
     let mut record = Record::new(SystemTime::now());
     let place = worker.admit_request();
@@ -135,7 +139,7 @@ pub(crate) async fn run(worker: &Rc<Worker>, arrival: &Arrival, down: &mut Downs
     if let Err(ending) = result {
         end(&asked, down, ending, &mut record).await;
     }
-    finish::finish(&asked, down, record);
+    finish::finish(asked, down, record);
 }
 
 /// The steps, in order.
@@ -156,6 +160,8 @@ async fn attempt(
         record.service.get_or_insert_with(|| Arc::clone(service));
     }
     let head = edit::request_head(asked, &plan, down)?;
+    record.forwarded_for = head.headers.get(&forwarded::FOR).cloned();
+    record.request_id = head.headers.get(&forwarded::REQUEST_ID).cloned();
     let mut carrying = carry::Carrying::new(asked, &matched, &backend);
     mirror::send(asked, &plan, &head, down, carrying.bodies());
     carrying.run(down, head, &plan, record).await?;

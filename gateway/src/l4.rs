@@ -162,13 +162,7 @@ impl Session {
         Err(failure)
     }
 
-    fn count(
-        &self,
-        worker: &Worker,
-        loaded: &Loaded,
-        arrival: &Arrival,
-        flag: Flag,
-    ) -> Connection {
+    fn count(&self, worker: &Worker, loaded: &Loaded, arrival: &Arrival, flag: Flag) -> Connection {
         let endpoint: Option<Arc<Workload>> =
             self.target.as_ref().and_then(Target::endpoint).cloned();
         let tunnelled = self.target.as_ref().is_some_and(Target::is_tunnelled);

@@ -17,4 +17,5 @@ pub mod reply;
 pub mod settings;
 mod state;
 mod tls;
+mod trace;
 mod worker;

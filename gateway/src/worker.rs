@@ -34,6 +34,7 @@ use crate::settings::Settings;
 use crate::state::{Loaded, State};
 use crate::tls::client::Client;
 use crate::tls::{self, TlsError};
+use crate::trace::Traces;
 
 /// What all workers of the process share.
 #[derive(Debug)]
@@ -46,6 +47,7 @@ pub(crate) struct Shared {
     /// The gateway's own certificate.
     pub(crate) credential: Held,
     pub(crate) access_log: AccessLog,
+    pub(crate) traces: Traces,
     pub(crate) metrics: Arc<Metrics>,
     /// Name of the own pod, for pool keys.
     pub(crate) pod: Arc<str>,
@@ -136,9 +138,8 @@ impl Worker {
             while changes.changed().await.is_ok() {
                 let loaded = shared.state.load();
                 let discovery = &loaded.snapshot.discovery;
-                let there = |uid: &str| {
-                    discovery.workload(uid).is_some() || discovery.pod(uid).is_some()
-                };
+                let there =
+                    |uid: &str| discovery.workload(uid).is_some() || discovery.pod(uid).is_some();
                 upstreams.retain(|key| key.workload.as_deref().is_none_or(there));
                 tunnels.remove(|key| {
                     let pod = key.pod_uid.as_deref();

@@ -6,5 +6,8 @@
 //! what builds the places in which both run. Used by the tests and benchmarks of this
 //! package alone; nothing that ships depends on it.
 
+pub mod backend;
+pub mod certs;
 pub mod load;
+pub mod mesh;
 pub mod netns;

@@ -13,12 +13,12 @@ use policy::retry::{Failure, Retry as RetryRule};
 use policy::timeout::Timeouts;
 use tokio::time::{sleep_until, timeout_at};
 
+use super::Asked;
 use super::admit;
 use super::choose::{Backend, Chosen};
 use super::edit::Plan;
 use super::finish::Record;
 use super::match_route::Matched;
-use super::Asked;
 use crate::dial::{DialError, Target, with_causes};
 use crate::http::{
     Carry, Downstream, Error, GetError, RequestHead, ResponseHead, Retry, Side, Upstream,
@@ -79,8 +79,7 @@ impl<'a> Carrying<'a> {
         record: &mut Record,
     ) -> Result<(), Refusal> {
         let protocol = self.backend.protocol(self.asked.grpc, down.upgrade().is_some());
-        let mut chosen =
-            Chosen::new(self.asked.worker, self.asked.loaded, self.backend, protocol)?;
+        let mut chosen = Chosen::new(self.asked.worker, self.asked.loaded, self.backend, protocol)?;
         let mut attempts = 0;
         let result = loop {
             attempts += 1;

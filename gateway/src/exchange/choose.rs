@@ -79,7 +79,11 @@ impl<'a> Backend<'a> {
             AppProtocol::Http2 | AppProtocol::Grpc => Protocol::Http2,
             AppProtocol::Http11 => Protocol::Http1,
             AppProtocol::Unknown | AppProtocol::Tcp | AppProtocol::Tls => {
-                if grpc { Protocol::Http2 } else { Protocol::Http1 }
+                if grpc {
+                    Protocol::Http2
+                } else {
+                    Protocol::Http1
+                }
             }
         }
     }
@@ -225,8 +229,10 @@ fn own_address(loaded: &Loaded) -> IpAddr {
 /// at the edge, and those whose waypoint this gateway is.
 fn enters_waypoint(worker: &Worker, loaded: &Loaded, service: &Service) -> bool {
     let open = worker.shared.settings.role == Role::Router && !service.ingress_use_waypoint;
-    let itself = service.waypoint.iter().chain(service.weighted_waypoints.iter().map(|w| &w.destination));
-    let mut itself = itself.map(|waypoint| loaded.snapshot.discovery.is_gateway(waypoint, &loaded.own));
+    let itself =
+        service.waypoint.iter().chain(service.weighted_waypoints.iter().map(|w| &w.destination));
+    let mut itself =
+        itself.map(|waypoint| loaded.snapshot.discovery.is_gateway(waypoint, &loaded.own));
     service.has_waypoint() && !service.addresses.is_empty() && !open && !itself.any(|own| own)
 }
 

@@ -6,12 +6,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use http::header::USER_AGENT;
+use http::header::{HeaderValue, USER_AGENT};
 use routing::discovery::{NetworkAddress, Service, Workload};
 use routing::matching::Head;
 use routing::route::Rule;
 
-use super::forwarded::REQUEST_ID;
 use super::{Arrival, Asked};
 use crate::access_log::{Entry, HttpEntry};
 use crate::http::{Downstream, Moved};
@@ -19,6 +18,7 @@ use crate::metrics::{Ends, Outcome, Reporter, RequestProtocol};
 use crate::reply::{Flag, Refusal};
 use crate::settings::Role;
 use crate::state::Loaded;
+use crate::trace::Facts;
 use crate::worker::Worker;
 
 /// What is noted while an exchange runs.
@@ -39,6 +39,9 @@ pub(crate) struct Record {
     /// Bytes of a body that we made.
     pub(super) own_bytes: u64,
     pub(super) service_time: Option<Duration>,
+    /// As the backend gets them.
+    pub(super) forwarded_for: Option<HeaderValue>,
+    pub(super) request_id: Option<HeaderValue>,
     refusal: Option<Refusal>,
 }
 
@@ -58,6 +61,8 @@ impl Record {
             moved: Moved::default(),
             own_bytes: 0,
             service_time: None,
+            forwarded_for: None,
+            request_id: None,
             refusal: None,
         }
     }
@@ -69,7 +74,7 @@ impl Record {
 }
 
 /// Counts and logs an exchange that is over.
-pub(super) fn finish(asked: &Asked<'_>, down: &Downstream, record: Record) {
+pub(super) fn finish(mut asked: Asked<'_>, down: &Downstream, record: Record) {
     let answer = record.refusal.as_ref().map(Refusal::answer);
     let flag = answer.map_or(Flag::None, |answer| answer.flag);
     let code = match (record.code, answer) {
@@ -97,7 +102,19 @@ pub(super) fn finish(asked: &Asked<'_>, down: &Downstream, record: Record) {
     asked.worker.metrics.borrow_mut().request(revision, &ends, &outcome);
     if asked.loaded.logs() {
         let detail = answer.map_or("via_upstream", |answer| answer.detail);
-        log(asked, down, &record, &outcome, detail);
+        log(&asked, down, &record, &outcome, detail);
+    }
+    if let Some(span) = asked.span.take() {
+        let head = down.head();
+        span.end(Facts {
+            head,
+            host: Head::of(head).host,
+            code,
+            flag: flag.as_str(),
+            route: record.rule.as_ref().map(|rule| rule.name.to_string()),
+            peer: asked.arrival.peer.identity.as_ref().map(ToString::to_string),
+            upstream: record.upstream.map(|upstream| upstream.to_string()),
+        });
     }
 }
 
@@ -122,7 +139,8 @@ pub(crate) fn ends(
             let address = NetworkAddress::new(network, arrival.peer.address.ip().to_canonical());
             let source = loaded.snapshot.discovery.workload_at(&address);
             // An address that has moved on does not name the caller.
-            let source = source.filter(|found| Some(&found.identity) == arrival.peer.identity.as_ref());
+            let source =
+                source.filter(|found| Some(&found.identity) == arrival.peer.identity.as_ref());
             Ends {
                 reporter: Reporter::Waypoint,
                 source: source.cloned(),
@@ -143,7 +161,7 @@ fn log(
     detail: &'static str,
 ) {
     let head = down.head();
-    let field = |name: &http::HeaderName| head.headers.get(name).map(http::HeaderValue::as_bytes);
+    let field = |name: &http::HeaderName| head.headers.get(name).map(HeaderValue::as_bytes);
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
     let version = if head.version == http::Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" };
     let failure = match &record.refusal {
@@ -159,9 +177,9 @@ fn log(
             version,
             code: outcome.code,
             service_time: record.service_time,
-            forwarded_for: field(&http::HeaderName::from_static("x-forwarded-for")),
+            forwarded_for: record.forwarded_for.as_ref().map(HeaderValue::as_bytes),
             user_agent: field(&USER_AGENT),
-            request_id: field(&REQUEST_ID),
+            request_id: record.request_id.as_ref().map(HeaderValue::as_bytes),
             authority: Head::of(head).host,
         }),
         flag: outcome.flag,

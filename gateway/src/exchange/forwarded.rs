@@ -16,8 +16,10 @@ use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 
 use super::{Asked, Entry};
 use crate::http::{Error, RequestHead};
+use crate::trace::RequestSpan;
 
-const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// Addresses on the way so far.
+pub(super) const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
@@ -68,6 +70,9 @@ pub(super) fn set(asked: &Asked<'_>, head: &mut RequestHead) -> Result<(), Error
     match client_certificate(asked) {
         Some(value) => head.insert(CLIENT_CERT, value)?,
         None => head.remove(&CLIENT_CERT),
+    }
+    if let Some((name, value)) = asked.span.as_ref().and_then(RequestSpan::header) {
+        head.insert(name, value)?;
     }
     if trusted == 0 || !head.headers.contains_key(REQUEST_ID) {
         head.insert(REQUEST_ID, request_id(asked.worker.roll(), asked.worker.roll()))?;

@@ -33,10 +33,7 @@ pub(crate) struct Matched<'a> {
 /// # Errors
 ///
 /// [`Refusal::NoListener`], [`Refusal::Misdirected`] or [`Refusal::NoRoute`].
-pub(super) fn match_route<'a>(
-    asked: &Asked<'a>,
-    head: &Head<'_>,
-) -> Result<Matched<'a>, Refusal> {
+pub(super) fn match_route<'a>(asked: &Asked<'a>, head: &Head<'_>) -> Result<Matched<'a>, Refusal> {
     match &asked.arrival.entry {
         Entry::Port(port) => {
             let port = asked.loaded.serving().ports().at(*port, Transport::Tcp);

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use routing::route::BackendTarget;
 use tokio::sync::mpsc;
 
+use super::Asked;
 use super::choose::{Chosen, of_target};
 use super::edit::Plan;
-use super::Asked;
 use crate::http::{Body, Carry, Downstream, Protocol, RequestHead, mirror};
 use crate::state::Loaded;
 use crate::worker::Worker;
@@ -72,6 +72,7 @@ async fn copy(
     let target = chosen.next().await.ok_or("no endpoint")?;
     let target = target.map_err(|error| error.to_string())?;
     let key = target.pool_key();
-    let upstream = worker.upstreams.get(&key, target.protocol(), async || target.dial(worker).await);
+    let upstream =
+        worker.upstreams.get(&key, target.protocol(), async || target.dial(worker).await);
     upstream.await.map_err(|error| error.to_string())
 }

@@ -58,7 +58,8 @@ pub(crate) async fn serve(
         let (queue, datagrams) = mpsc::channel(QUEUE);
         drop(queue.try_send(back));
         sessions.insert(client, queue);
-        let session = Session { worker: Rc::clone(&worker), socket: Rc::clone(&socket), client, port };
+        let session =
+            Session { worker: Rc::clone(&worker), socket: Rc::clone(&socket), client, port };
         tokio::task::spawn_local(async move {
             if let Err(refusal) = session.run(datagrams).await {
                 tracing::debug!(%refusal, %client, port, "UDP session refused");

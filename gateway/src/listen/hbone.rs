@@ -259,9 +259,10 @@ fn entry(loaded: &Loaded, authority: &str, peer: &Peer) -> Result<(Entry, Socket
     let ip = ip.ok_or(NotOurs::Foreign)?;
     let address = NetworkAddress::new(Arc::clone(&loaded.own.network), ip);
     let workload = discovery.workload_at(&address).ok_or(NotOurs::Foreign)?;
-    let ours = workload.waypoint.as_ref().is_some_and(|waypoint| {
-        discovery.is_gateway(waypoint, &loaded.own)
-    });
+    let ours = workload
+        .waypoint
+        .as_ref()
+        .is_some_and(|waypoint| discovery.is_gateway(waypoint, &loaded.own));
     if !ours {
         return Err(NotOurs::Foreign);
     }

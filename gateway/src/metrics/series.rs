@@ -143,7 +143,9 @@ pub(super) fn write_counters<S>(
 ) -> fmt::Result {
     for (labels, series) in all {
         let labels = labels.as_slice();
-        encoder.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&read(series), None)?;
+        encoder
+            .encode_family(&labels)?
+            .encode_counter::<NoLabelSet, _, u64>(&read(series), None)?;
     }
     Ok(())
 }

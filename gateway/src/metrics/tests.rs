@@ -25,7 +25,9 @@ fn ends() -> Ends {
         source_identity: Some(source.identity.clone()),
         source: Some(source),
         destination: Some(workload("reviews", "v2")),
-        service: Some(Arc::new(Service::new("shop/reviews.shop.svc.cluster.local".parse().unwrap()))),
+        service: Some(Arc::new(Service::new(
+            "shop/reviews.shop.svc.cluster.local".parse().unwrap(),
+        ))),
         mutual_tls: true,
     }
 }

@@ -24,11 +24,8 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::{TlsError, certified_key, provider, roots};
 
 /// Where operating systems keep the roots they trust.
-const SYSTEM_ROOTS: [&str; 3] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/cert.pem",
-];
+const SYSTEM_ROOTS: [&str; 3] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
 /// TLS towards one backend, ready for handshakes.
 #[derive(Clone, Debug)]
@@ -69,7 +66,8 @@ pub(crate) fn config(policy: &BackendTls, own: Option<&Secret>) -> Result<Client
             None => builder.with_no_client_auth(),
             Some(secret) => {
                 let key = Arc::new(certified_key(secret)?);
-                builder.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(key)))
+                builder
+                    .with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(key)))
             }
         };
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();

@@ -78,9 +78,7 @@ fn is_for(key: &CertifiedKey, name: &ServerName<'_>) -> bool {
     leaf.verify_is_valid_for_subject_name(name).is_ok()
 }
 
-fn client_verifier(
-    validation: &ClientValidation,
-) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+fn client_verifier(validation: &ClientValidation) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     match validation.mode {
         ClientValidationMode::AllowValidOnly => {
             let roots = roots(validation.ca_pem.as_bytes())?;

@@ -2,9 +2,7 @@
 
 //! Handshakes between our two sides, over certificates made here.
 
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType,
-};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 use routing::backend::{BackendTls, Roots, SubjectAltName};
 use routing::listener::{ClientValidation, ClientValidationMode, ListenerTls, TlsMode};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -151,7 +149,9 @@ fn what_cannot_be_used_is_named() {
     let other = ca.secret("ns/b", &["a.example"], &[]);
     let mixed = Secret { key_pem: Arc::clone(&other.key_pem), ..good.clone() };
     let garbage = Secret { certificate_pem: b"x".as_slice().into(), ..good.clone() };
-    for (name, secret) in [("missing", None), ("key of another", Some(&mixed)), ("garbage", Some(&garbage))] {
+    for (name, secret) in
+        [("missing", None), ("key of another", Some(&mixed)), ("garbage", Some(&garbage))]
+    {
         assert!(server::config(&listener(&["ns/a"], None), |_| secret, true).is_err(), "{name}");
     }
     let one = client::config(&policy("a.example", &ca, &[]), None).unwrap();

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Authorities for tests: the mesh's, which signs requests, and those of the public, which
+//! make certificates for hostnames. All of one kind share name and serial number, as real
+//! test authorities do, so nothing may tell them apart by those.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use policy::identity::Identity;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType,
+};
+use routing::backend::Secret;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use time::{Duration, OffsetDateTime};
+use tunnel::credentials::{Authority, AuthorityError, Credential, Credentials};
+
+/// A root, and what it signs.
+pub struct Issuer(CertifiedIssuer<'static, KeyPair>);
+
+impl std::fmt::Debug for Issuer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Issuer")
+    }
+}
+
+impl Issuer {
+    /// A new root.
+    pub fn new() -> anyhow::Result<Arc<Self>> {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.serial_number = Some(2024.into());
+        Ok(Arc::new(Self(CertifiedIssuer::self_signed(params, KeyPair::generate()?)?)))
+    }
+
+    /// The root in PEM.
+    pub fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// A certificate for these DNS names, under the name `ns/name`.
+    pub fn secret(&self, name: &str, dns: &[&str]) -> anyhow::Result<Secret> {
+        let names: Vec<String> = dns.iter().map(|&name| name.to_owned()).collect();
+        let params = CertificateParams::new(names)?;
+        let key = KeyPair::generate()?;
+        let leaf = params.signed_by(&key, &self.0)?;
+        Ok(Secret {
+            name: name.parse()?,
+            certificate_pem: leaf.pem().into_bytes().into(),
+            key_pem: key.serialize_pem().into_bytes().into(),
+        })
+    }
+
+    /// A TLS server with the certificate of `secret`, offering `alpn`.
+    pub fn server(secret: &Secret, alpn: &[&[u8]]) -> anyhow::Result<Arc<rustls::ServerConfig>> {
+        let chain = CertificateDer::pem_slice_iter(&secret.certificate_pem);
+        let chain = chain.collect::<Result<Vec<_>, _>>()?;
+        let key = PrivateKeyDer::from_pem_slice(&secret.key_pem)?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)?;
+        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        Ok(Arc::new(config))
+    }
+
+    /// A TLS client that trusts this root, offers `alpn` and shows `own` if asked.
+    pub fn client(
+        &self,
+        alpn: &[&[u8]],
+        own: Option<&Secret>,
+    ) -> anyhow::Result<Arc<rustls::ClientConfig>> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.pem().as_bytes())?)?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots);
+        let mut config = match own {
+            None => builder.with_no_client_auth(),
+            Some(own) => {
+                let chain = CertificateDer::pem_slice_iter(&own.certificate_pem);
+                let chain = chain.collect::<Result<Vec<_>, _>>()?;
+                builder
+                    .with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(&own.key_pem)?)?
+            }
+        };
+        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        Ok(Arc::new(config))
+    }
+
+    /// A mesh certificate for `identity`, by the way that proxies take.
+    pub async fn credential(
+        self: &Arc<Self>,
+        identity: &Identity,
+    ) -> anyhow::Result<Arc<Credential>> {
+        let authority: Arc<dyn Authority> = Arc::clone(self) as _;
+        let credentials = Credentials::new(authority, tokio::runtime::Handle::current());
+        let held = credentials.hold(identity);
+        Ok(held.wait(std::time::Duration::from_secs(5)).await?)
+    }
+
+    fn sign_now(&self, identity: &Identity, csr: &str) -> anyhow::Result<Vec<String>> {
+        let mut request = CertificateSigningRequestParams::from_pem(csr)?;
+        request.params.subject_alt_names = vec![SanType::URI(identity.as_str().try_into()?)];
+        request.params.not_before = OffsetDateTime::now_utc() - Duration::minutes(1);
+        request.params.not_after = OffsetDateTime::now_utc() + Duration::hours(1);
+        request.params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        Ok(vec![request.signed_by(&self.0)?.pem(), self.pem()])
+    }
+}
+
+impl Authority for Issuer {
+    fn sign<'a>(
+        &'a self,
+        identity: &'a Identity,
+        csr: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<String>, AuthorityError>> {
+        let signed = self.sign_now(identity, csr);
+        let signed = signed.map_err(|error| AuthorityError(error.to_string().into()));
+        Box::pin(std::future::ready(signed))
+    }
+}
