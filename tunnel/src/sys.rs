@@ -73,6 +73,15 @@ impl NetworkNamespace {
         Ok(Self { fd, id })
     }
 
+    /// Another handle of the same namespace.
+    ///
+    /// # Errors
+    ///
+    /// When descriptors run out.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { fd: self.fd.try_clone()?, id: self.id })
+    }
+
     /// What tells this namespace from others.
     #[must_use]
     pub fn id(&self) -> NamespaceId {

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The listeners of a pod, and the one hand-over of a connection.
+//!
+//! Owns: opening the ports inside the pod, accepting, and giving each fresh
+//! socket to the least loaded worker. Keeps: a pod that has its share under
+//! way gets new connections closed at once; its neighbours do not notice.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::net::SocketFlags;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::{Core, TunnelWorkers, inbound, outbound, passthrough};
+use crate::dns;
+use crate::inpod::pods::Pod;
+use crate::metrics::count;
+use crate::settings::Settings;
+use crate::sys::{self, SocketSettings};
+
+/// Which way the connections of a listener go.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Way {
+    /// Captured connections that the pod opens: port 15001.
+    Outbound,
+    /// Captured plain connections to the pod: port 15006.
+    Inbound,
+    /// HBONE to the pod: port 15008.
+    Hbone,
+}
+
+/// Open ports of one pod.
+#[derive(Debug)]
+pub struct Listeners {
+    sessions: Vec<(Way, TcpListener)>,
+    names: dns::Sockets,
+}
+
+impl Listeners {
+    /// Opens all ports in the namespace that the thread is in.
+    ///
+    /// # Errors
+    ///
+    /// When one of them cannot be opened; then none is.
+    pub fn bind(settings: &Settings) -> io::Result<Self> {
+        let socket = SocketSettings {
+            mark: settings.mark,
+            reuse_port: settings.reuse_port,
+            transparent: false,
+        };
+        let mut sessions = Vec::new();
+        for (way, port) in [(Way::Outbound, 15001), (Way::Inbound, 15006), (Way::Hbone, 15008)] {
+            sessions.push((way, sys::listen_tcp(sys::any_address(port), socket)?));
+        }
+        let mut names = dns::Sockets::default();
+        if settings.names {
+            names.bind((Ipv4Addr::LOCALHOST, dns::PORT).into(), socket)?;
+            if sys::has_ipv6() {
+                names.bind((Ipv6Addr::LOCALHOST, dns::PORT).into(), socket)?;
+            }
+        }
+        Ok(Self { sessions, names })
+    }
+}
+
+/// Starts to take the connections of a pod, on the least loaded worker.
+pub fn start(workers: &TunnelWorkers, pod: &Arc<Pod>, listeners: Listeners) {
+    let Some(home) = workers.least_loaded() else { return };
+    for (way, listener) in listeners.sessions {
+        let (workers, pod, home_index) = (workers.clone(), Arc::clone(pod), home.index());
+        home.run(move |core| async move {
+            let accepting = accept_all(&core, home_index, &workers, &pod, (way, listener));
+            tokio::select! {
+                result = accepting => if let Err(error) = result {
+                    tracing::error!(%error, uid = %pod.uid, ?way, "listener has failed");
+                },
+                () = pod.stopping() => {}
+            }
+        });
+    }
+    let pod = Arc::clone(pod);
+    home.run(move |core| dns::serve(core, pod, listeners.names));
+}
+
+async fn accept_all(
+    core: &Rc<Core>,
+    home: usize,
+    workers: &TunnelWorkers,
+    pod: &Arc<Pod>,
+    (way, listener): (Way, TcpListener),
+) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let listener = sys::watched(listener.into())?;
+    loop {
+        match accept(&listener).await {
+            Ok((socket, peer)) => hand_over(core, home, workers, pod, (way, socket, peer)),
+            // The peer is gone already, or descriptors ran out for now.
+            Err(error) => {
+                tracing::debug!(%error, ?way, "accept failed");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+}
+
+async fn accept(listener: &AsyncFd<OwnedFd>) -> io::Result<(TcpStream, SocketAddr)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let (fd, peer) = listener
+        .async_io(Interest::READABLE, |listener| Ok(rustix::net::acceptfrom_with(listener, flags)?))
+        .await?;
+    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+    let peer = peer.ok_or(io::ErrorKind::AddrNotAvailable)?;
+    Ok((fd.into(), sys::canonical(peer)))
+}
+
+fn hand_over(
+    core: &Rc<Core>,
+    home: usize,
+    workers: &TunnelWorkers,
+    pod: &Arc<Pod>,
+    (way, socket, peer): (Way, TcpStream, SocketAddr),
+) {
+    let Some(turn) = pod.share.session() else {
+        count(&core.metrics.process().over_share);
+        return;
+    };
+    let Some(worker) = workers.least_loaded() else { return };
+    let (load, pod) = (worker.load(), Arc::clone(pod));
+    let task = move |core: Rc<Core>| async move {
+        let session = core.sessions.token();
+        take(core, pod, way, socket, peer).await;
+        drop((turn, load, session));
+    };
+    match worker.index() == home {
+        true => drop(tokio::task::spawn_local(task(Rc::clone(core)))),
+        false => worker.run(task),
+    }
+}
+
+async fn take(core: Rc<Core>, pod: Arc<Pod>, way: Way, socket: TcpStream, peer: SocketAddr) {
+    let keepalive = core.settings.limits.keepalive;
+    let stream = match tokio::net::TcpStream::from_std(socket) {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::warn!(%error, "accepted socket cannot be used");
+            return;
+        }
+    };
+    if sys::tune_tcp(&stream, Some(keepalive)).is_err() {
+        // Gone already.
+        return;
+    }
+    match way {
+        Way::Outbound => Box::pin(outbound::serve(&core, &pod, stream, peer)).await,
+        Way::Inbound => Box::pin(passthrough::serve(&core, &pod, stream, peer)).await,
+        Way::Hbone => Box::pin(inbound::serve(&core, &pod, stream, peer)).await,
+    }
+}

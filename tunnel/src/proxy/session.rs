@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! One session from its permit to its line in the access log.
+//!
+//! Owns: carrying under a permit that may be withdrawn, the end at the pod's
+//! or the process's end, counters and the log line.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use policy::authz::Denied;
+use policy::peer::Peer;
+use routing::discovery::Workload;
+use routing::wire::chain;
+
+use super::Core;
+use super::carry::{self, Side};
+use crate::access_log::{Fields, Level};
+use crate::inpod::pods::Pod;
+use crate::metrics::{Flag, Reporter, Traffic};
+
+/// Why a session ended other than by its ends.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SessionError {
+    /// The permit was withdrawn.
+    #[error("connection closed due to policy change")]
+    Revoked(#[source] Denied),
+    /// The pod or the process has ended.
+    #[error("connection closed due to connection drain")]
+    Drained,
+    /// Bytes could not be carried.
+    #[error("io error")]
+    Carry(#[source] io::Error),
+}
+
+/// What is known of a session for telemetry.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) start: Instant,
+    pub(super) traffic: Traffic,
+    /// Address of the client.
+    pub(super) source: SocketAddr,
+    /// What was dialled.
+    pub(super) destination: Option<SocketAddr>,
+    /// Authority of the CONNECT.
+    pub(super) authority: Option<String>,
+}
+
+/// A permit that is asked for again at every change of policy.
+pub(super) struct Watched<'a> {
+    pub(super) local: &'a Arc<Workload>,
+    pub(super) peer: &'a Peer,
+    pub(super) target: SocketAddr,
+}
+
+impl Record {
+    pub(super) fn new(traffic: Traffic, source: SocketAddr) -> Self {
+        let start = Instant::now();
+        Self { start, traffic, source, destination: None, authority: None }
+    }
+
+    fn fields(&self) -> Fields {
+        let mut fields = Fields::default();
+        let Traffic { source, destination, source_identity, destination_identity, .. } =
+            &self.traffic;
+        let name = |workload: &Arc<Workload>| match workload.name.is_empty() {
+            true => workload.canonical_name.to_string(),
+            false => workload.name.to_string(),
+        };
+        fields.bare("src.addr", self.source);
+        if let Some(source) = source {
+            fields.text("src.workload", &name(source));
+            fields.text("src.namespace", source.namespace.as_str());
+        }
+        if let Some(identity) = source_identity {
+            fields.text("src.identity", identity.as_str());
+        }
+        if let Some(source) = source {
+            fields.text("src.cluster", &source.cluster);
+        }
+        if let Some(address) = self.destination {
+            fields.bare("dst.addr", address);
+        }
+        if let Some(authority) = &self.authority {
+            fields.bare("dst.hbone_addr", authority);
+        }
+        if let Some(service) = &self.traffic.service {
+            fields.text("dst.service", &service.key.hostname);
+        }
+        if let Some(destination) = destination {
+            fields.text("dst.workload", &name(destination));
+            fields.text("dst.namespace", destination.namespace.as_str());
+        }
+        if let Some(identity) = destination_identity {
+            fields.text("dst.identity", identity.as_str());
+        }
+        if let Some(destination) = destination {
+            fields.text("dst.cluster", &destination.cluster);
+        }
+        let direction = match self.traffic.reporter {
+            Reporter::Source => "outbound",
+            Reporter::Destination => "inbound",
+        };
+        fields.text("direction", direction);
+        fields
+    }
+}
+
+impl Core {
+    /// Notes a session that never began.
+    pub(super) fn failed(&self, record: &Record, flag: Flag, why: &dyn std::error::Error) {
+        self.metrics.failed(&record.traffic, flag);
+        if !tracing::enabled!(target: "access", tracing::Level::ERROR) {
+            return;
+        }
+        let mut fields = record.fields();
+        fields.bare("bytes_sent", 0);
+        fields.bare("bytes_recv", 0);
+        fields.text("duration", &format!("{}ms", record.start.elapsed().as_millis()));
+        fields.text("error", &chain(why));
+        self.log.access(Level::Error, "connection complete", &fields);
+    }
+
+    /// Notes a connection that was closed before anything was known of it.
+    pub(super) fn closed_early(
+        &self,
+        reporter: Reporter,
+        source: SocketAddr,
+        target: SocketAddr,
+        why: &dyn std::error::Error,
+    ) {
+        if !tracing::enabled!(target: "access", tracing::Level::WARN) {
+            return;
+        }
+        let mut fields = Fields::default();
+        fields.bare("src.addr", source);
+        fields.bare("dst.addr", target);
+        let outbound = reporter == Reporter::Source;
+        fields.text("direction", if outbound { "outbound" } else { "inbound" });
+        fields.text("error", &chain(why));
+        self.log.access(Level::Warn, "connection failed", &fields);
+    }
+
+    /// Carries a session to its end, and notes it.
+    pub(super) async fn carry(
+        &self,
+        pod: &Pod,
+        record: Record,
+        (client, server): (Side, Side),
+        permit: Option<Watched<'_>>,
+    ) {
+        let counters = self.metrics.opened(&record.traffic);
+        let result = {
+            let bytes = carry::both(client, server, &counters);
+            tokio::select! {
+                // A revoked session must not lose the race to its last bytes.
+                biased;
+                error = self.revoked(permit) => Err(error),
+                () = pod.cut() => Err(SessionError::Drained),
+                result = bytes => result.map_err(SessionError::Carry),
+            }
+        };
+        let (received, sent) = counters.totals();
+        drop(counters);
+        let level = if result.is_ok() { Level::Info } else { Level::Error };
+        let enabled = match level {
+            Level::Info => tracing::enabled!(target: "access", tracing::Level::INFO),
+            Level::Warn | Level::Error => {
+                tracing::enabled!(target: "access", tracing::Level::ERROR)
+            }
+        };
+        if !enabled {
+            return;
+        }
+        let mut fields = record.fields();
+        // The log tells it as the captured pod sees it, unlike the metrics.
+        let (ours, theirs) = match record.traffic.reporter {
+            Reporter::Source => (received, sent),
+            Reporter::Destination => (sent, received),
+        };
+        fields.bare("bytes_sent", ours);
+        fields.bare("bytes_recv", theirs);
+        fields.text("duration", &format!("{}ms", record.start.elapsed().as_millis()));
+        if let Err(error) = &result {
+            fields.text("error", &chain(error));
+        }
+        self.log.access(level, "connection complete", &fields);
+    }
+
+    /// Completes once the permit is withdrawn; without a permit to watch, never.
+    async fn revoked(&self, permit: Option<Watched<'_>>) -> SessionError {
+        let Some(Watched { local, peer, target }) = permit else {
+            return std::future::pending().await;
+        };
+        let mut policies = self.shared.policies();
+        // Policies may have changed between the first permit and now.
+        policies.mark_changed();
+        while policies.changed().await.is_ok() {
+            match self.judge(local, peer, target) {
+                Ok(_) => {}
+                // It was there when the session began; its absence must not cut it.
+                Err(Denied::Missing(_)) => {}
+                Err(denied) => return SessionError::Revoked(denied),
+            }
+        }
+        std::future::pending().await
+    }
+}
