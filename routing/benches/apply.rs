@@ -2,6 +2,8 @@
 
 //! Cost of changes to 100,000 workloads behind 1,000 services.
 
+#![allow(clippy::expect_used, reason = "a bench fails by panicking")]
+
 use std::hint::black_box;
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -12,9 +12,15 @@
 //! Start at [`Authorizations::in_force`].
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use policy::authz::{Action, Authorization, InForce, PolicyName, Scope};
+use policy::authz::{
+    Action, Authorization, Denied, InForce, Permit, PolicyName, Recorded, Scope,
+    evaluate_and_record,
+};
+use policy::peer::Peer;
+use policy::request::Request;
 
 use crate::discovery::{Shards, Workload};
 
@@ -62,6 +68,23 @@ impl Authorizations {
             (!counted).then_some(InForce::Known(policy))
         });
         self.global.values().chain(own).map(|policy| InForce::Known(policy)).chain(listed)
+    }
+
+    /// Asks the policies in force for `local` about a session from `peer` to
+    /// `target`, an address and port of the workload. `record` is told of each
+    /// policy that is only recorded.
+    ///
+    /// # Errors
+    ///
+    /// The policy that refuses.
+    pub fn judge<'a>(
+        &'a self,
+        local: &'a Workload,
+        peer: &Peer,
+        target: SocketAddr,
+        record: impl FnMut(Recorded<'a>),
+    ) -> Result<Permit, Denied> {
+        evaluate_and_record(self.in_force(local), &Request::session(peer, target), record)
     }
 
     /// Takes a new or changed policy in.

@@ -65,7 +65,10 @@ impl FromStr for BackendTlsName {
         let (service, port) = text.rsplit_once('/').ok_or_else(invalid)?;
         let port = match port {
             "*" => None,
-            port => Some(port.parse().ok().filter(|&port| port != 0).ok_or_else(invalid)?),
+            port => match port.parse() {
+                Ok(0) | Err(_) => return Err(invalid()),
+                Ok(port) => Some(port),
+            },
         };
         Ok(Self { service: service.parse().map_err(|_| invalid())?, port })
     }

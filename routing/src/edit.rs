@@ -52,7 +52,7 @@ impl Edits {
             // did the empty URI would be refused further down.
             head.uri = http::Uri::from_parts(uri).unwrap_or_default();
         }
-        if let Some(host) = self.authority.as_ref().and_then(|a| a.as_str().parse().ok()) {
+        if let Some(Ok(host)) = self.authority.as_ref().map(|host| host.as_str().parse()) {
             head.headers.insert(http::header::HOST, host);
         }
         apply_headers(&self.headers, &mut head.headers);
@@ -119,7 +119,7 @@ mod tests {
         let edits = [
             HeaderEdit::Remove(name.clone()),
             HeaderEdit::Set(name.clone(), value("1")),
-            HeaderEdit::Add(name.clone(), value("2")),
+            HeaderEdit::Add(name, value("2")),
         ];
         apply_headers(&edits, &mut headers);
         assert_eq!(headers.get_all("x-a").iter().collect::<Vec<_>>(), ["1", "2"]);

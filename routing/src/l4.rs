@@ -25,6 +25,7 @@ use crate::discovery::{
     Discovery, Found, GatewayAddress, LoadBalancingMode, NetworkAddress, Service, ServiceKey,
     TunnelProtocol, Workload,
 };
+use crate::gateway::GatewayKind;
 
 /// Ports of the tunnel itself in every pod: outbound, inbound, HBONE.
 pub const OWN_PORTS: [u16; 3] = [15001, 15006, 15008];
@@ -321,6 +322,25 @@ impl Ask<'_> {
     }
 }
 
+/// Tells whether the gateway or waypoint `own` must enter the waypoint of
+/// `service`, for what it sends to its virtual address.
+///
+/// A waypoint never enters itself, and an ingress leaves out waypoints of
+/// services that do not want it. A service without a virtual address is
+/// reached directly.
+pub fn enters_waypoint(
+    own: &Workload,
+    kind: GatewayKind,
+    service: &Service,
+    discovery: &Discovery,
+) -> bool {
+    let left_out = kind == GatewayKind::Ingress && !service.ingress_use_waypoint;
+    let weighted = service.weighted_waypoints.iter().map(|weighted| &weighted.destination);
+    let mut all = service.waypoint.iter().chain(weighted);
+    let itself = all.any(|waypoint| discovery.is_gateway(waypoint, own));
+    service.has_waypoint() && !service.addresses.is_empty() && !left_out && !itself
+}
+
 /// The hop to one endpoint, on `port` of the workload: HBONE if it is in the
 /// mesh, else plain. `target` is the address that was asked for; its family is
 /// kept where the endpoint has it. None: the workload cannot be dialled.
@@ -359,4 +379,4 @@ fn dial(workload: &Workload, service: Option<&Service>, port: u16, target: IpAdd
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

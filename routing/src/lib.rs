@@ -14,6 +14,7 @@ pub mod balance;
 pub mod delta;
 pub mod discovery;
 pub mod edit;
+pub mod explain;
 pub mod filter;
 pub mod gateway;
 pub mod l4;

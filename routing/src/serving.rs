@@ -10,6 +10,8 @@
 //!
 //! Start at [`Serving`].
 
+pub mod targets;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

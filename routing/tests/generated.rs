@@ -6,6 +6,12 @@
 //! comparing them, leave out what uses them, which may not build yet:
 //! `WAYMARK_REGENERATE=1 cargo test -p waymark-routing --no-default-features --test generated`
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and this one works on files"
+)]
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 

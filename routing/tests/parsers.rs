@@ -5,6 +5,13 @@
 //! The same checks run under cargo-fuzz in `tests/fuzz`; these runs are the
 //! part of it that every change goes through.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
 #[path = "../../tests/fuzz/checks.rs"]
 mod checks;
 
@@ -94,7 +101,6 @@ fn gateway_resources() {
         name: "default/s".into(),
         certificate_pem: b"c".to_vec(),
         key_pem: b"k".to_vec(),
-        ..Default::default()
     };
     let tls = own::BackendTls {
         name: "default/a.example/443".into(),

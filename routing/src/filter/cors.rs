@@ -82,7 +82,10 @@ fn split_origin(text: &str) -> Option<(Scheme, &str, u16)> {
         _ => return None,
     };
     match authority.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => Some((scheme, host, port.parse().ok()?)),
+        Some((host, port)) if !port.ends_with(']') => {
+            let Ok(port) = port.parse() else { return None };
+            Some((scheme, host, port))
+        }
         _ => Some((scheme, authority, scheme.default_port())),
     }
 }
@@ -166,7 +169,7 @@ impl Cors {
 
     /// Value of `access-control-allow-origin`, if the origin may call.
     fn answer_to(&self, origin: &HeaderValue) -> Option<HeaderValue> {
-        let text = origin.to_str().ok()?;
+        let Ok(text) = origin.to_str() else { return None };
         let pattern = self.allow_origins.iter().find(|pattern| pattern.matches(text))?;
         Some(match pattern {
             OriginPattern::Any if !self.allow_credentials => HeaderValue::from_static("*"),
@@ -217,7 +220,10 @@ impl AllowList {
     fn answer(&self, asked: Option<&HeaderValue>, wildcard: bool) -> Option<HeaderValue> {
         match (self, asked) {
             (Self::Only(names), _) if names.is_empty() => None,
-            (Self::Only(names), _) => HeaderValue::try_from(names.join(", ")).ok(),
+            (Self::Only(names), _) => {
+                let Ok(names) = HeaderValue::try_from(names.join(", ")) else { return None };
+                Some(names)
+            }
             (Self::Any, Some(asked)) => Some(asked.clone()),
             (Self::Any, None) => wildcard.then(|| HeaderValue::from_static("*")),
         }

@@ -60,15 +60,15 @@ impl Scheme {
 impl Redirect {
     /// The answer to a request.
     pub(super) fn reply(&self, context: &Context<'_>) -> Reply {
-        let location = self.location(context).and_then(|l| HeaderValue::try_from(l).ok());
+        let location = self.location(context).map(HeaderValue::try_from);
         match location {
-            Some(location) => Reply {
+            Some(Ok(location)) => Reply {
                 status: self.status,
                 headers: vec![(LOCATION, location)],
                 response: Vec::new(),
                 reason: ReplyReason::Redirect,
             },
-            None => Reply::error(ReplyReason::Unusable),
+            Some(Err(_)) | None => Reply::error(ReplyReason::Unusable),
         }
     }
 

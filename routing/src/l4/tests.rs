@@ -8,15 +8,15 @@ use crate::discovery::{
     Port, VirtualAddress, Visibility, WeightedWaypoint,
 };
 
-pub(super) fn ip(text: &str) -> IpAddr {
+pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-pub(super) fn key(namespace: &str, hostname: &str) -> ServiceKey {
+pub(crate) fn key(namespace: &str, hostname: &str) -> ServiceKey {
     ServiceKey::new(namespace.parse().unwrap(), hostname)
 }
 
-pub(super) fn pod(namespace: &str, name: &str, address: &str) -> Workload {
+pub(crate) fn pod(namespace: &str, name: &str, address: &str) -> Workload {
     let identity = format!("spiffe://cluster.local/ns/{namespace}/sa/{name}").parse().unwrap();
     let uid = Workload::pod_key("Kubernetes", namespace, name);
     let mut workload = Workload::new(uid, identity, namespace.parse().unwrap());
@@ -26,7 +26,7 @@ pub(super) fn pod(namespace: &str, name: &str, address: &str) -> Workload {
     workload
 }
 
-pub(super) fn serves(
+pub(crate) fn serves(
     mut workload: Workload,
     service: &ServiceKey,
     port: u16,
@@ -40,27 +40,27 @@ fn port_of(service_port: u16, target_port: u16) -> Port {
     Port { service_port, target_port, app_protocol: AppProtocol::Unknown }
 }
 
-pub(super) fn service(key: &ServiceKey, address: &str, port: u16) -> Service {
+pub(crate) fn service(key: &ServiceKey, address: &str, port: u16) -> Service {
     let mut service = Service::new(key.clone());
     service.addresses = vec![VirtualAddress::single("".into(), ip(address))];
     service.ports = vec![port_of(port, 0)];
     service
 }
 
-pub(super) fn by_name(key: &ServiceKey) -> GatewayAddress {
+pub(crate) fn by_name(key: &ServiceKey) -> GatewayAddress {
     GatewayAddress { destination: GatewayDestination::Hostname(key.clone()), hbone_port: 15008 }
 }
 
 /// A mesh with a plain service, one with a waypoint, and some oddities.
-pub(super) struct World {
-    pub(super) discovery: Discovery,
-    pub(super) client: Workload,
-    pub(super) plain: ServiceKey,
-    pub(super) guarded: ServiceKey,
-    pub(super) waypoint: ServiceKey,
+pub(crate) struct World {
+    pub(crate) discovery: Discovery,
+    pub(crate) client: Workload,
+    pub(crate) plain: ServiceKey,
+    pub(crate) guarded: ServiceKey,
+    pub(crate) waypoint: ServiceKey,
 }
 
-pub(super) fn world() -> World {
+pub(crate) fn world() -> World {
     let plain = key("default", "plain.default.svc.cluster.local");
     let guarded = key("default", "guarded.default.svc.cluster.local");
     let waypoint = key("default", "waypoint.default.svc.cluster.local");
@@ -94,14 +94,14 @@ pub(super) fn world() -> World {
 
 impl World {
     /// Changes the workload `name` of namespace default.
-    pub(super) fn workload(&mut self, name: &str, change: impl FnOnce(&mut Workload)) {
+    pub(crate) fn workload(&mut self, name: &str, change: impl FnOnce(&mut Workload)) {
         let uid = Workload::pod_key("Kubernetes", "default", name);
         let mut workload = Workload::clone(self.discovery.workload(&uid).unwrap());
         change(&mut workload);
         self.discovery.apply([Change::Workload(Arc::new(workload))]);
     }
 
-    pub(super) fn service(&mut self, key: &ServiceKey, change: impl FnOnce(&mut Service)) {
+    pub(crate) fn service(&mut self, key: &ServiceKey, change: impl FnOnce(&mut Service)) {
         let mut service = Service::clone(self.discovery.service(key).unwrap());
         change(&mut service);
         self.discovery.apply([Change::Service(Arc::new(service))]);

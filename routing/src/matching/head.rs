@@ -29,7 +29,10 @@ impl<'a> Head<'a> {
     /// hostnames serve.
     #[must_use]
     pub fn of(parts: &'a http::request::Parts) -> Self {
-        let from_header = || parts.headers.get(http::header::HOST).and_then(|h| h.to_str().ok());
+        let from_header = || {
+            let Ok(text) = parts.headers.get(http::header::HOST)?.to_str() else { return None };
+            Some(text)
+        };
         let host = parts.uri.authority().map(http::uri::Authority::as_str).or_else(from_header);
         Self {
             method: &parts.method,

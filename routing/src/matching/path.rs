@@ -182,7 +182,7 @@ fn decode_unreserved(path: &str) -> Option<String> {
         match character {
             '\\' => out.push('/'),
             '%' => {
-                let mut digit = || rest.next().and_then(|c| hex(u8::try_from(c).ok()));
+                let mut digit = || rest.next().and_then(|c| hex(c.is_ascii().then_some(c as u8)));
                 let byte = digit()? << 4 | digit()?;
                 match byte {
                     0 => return None,

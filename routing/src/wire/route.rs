@@ -28,7 +28,7 @@ use crate::route::{BackendRef, BackendTarget, Parent, ParentRef, Retry, Rule, Ru
 pub fn read(message: &wire::Route) -> Result<Rule, WireError> {
     let name: RuleName = value("name", &message.name)?;
     let l7 = name.kind.is_l7();
-    if !l7 && !(message.matches.is_empty() && message.filters.is_empty()) {
+    if !(l7 || message.matches.is_empty() && message.filters.is_empty()) {
         let text = format!("no matches or filters for {}", name.kind.as_str());
         return Err(WireError::Value("name", text));
     }

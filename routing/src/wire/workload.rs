@@ -18,9 +18,7 @@ use self::parts::{
     read_tunnel, read_workload_type, write_application_tunnel, write_balancing, write_gateway,
     write_health, write_network_mode, write_tunnel, write_workload_type,
 };
-use super::error::{
-    Names, WireError, address, address_bytes, or, port, port_or_zero, range,
-};
+use super::error::{Names, WireError, address, address_bytes, or, port, port_or_zero, range};
 use super::messages::istio::workload as wire;
 use super::messages::waymark::v1::PodUid;
 use crate::discovery::{

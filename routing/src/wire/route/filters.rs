@@ -87,8 +87,10 @@ fn write_modifier(change: &HeaderModifier) -> wire::HeaderModifier {
 }
 
 fn read_redirect(message: &wire::Redirect) -> Result<Redirect, WireError> {
-    let status = u16::try_from(message.status).ok().filter(|code| (300..=399).contains(code));
-    let status = status.and_then(|code| StatusCode::from_u16(code).ok());
+    let status = match u16::try_from(message.status).map(StatusCode::from_u16) {
+        Ok(Ok(status)) if status.is_redirection() => Some(status),
+        Ok(Ok(_) | Err(_)) | Err(_) => None,
+    };
     let scheme = optional(&message.scheme, |text| match text {
         "http" => Ok(Scheme::Http),
         "https" => Ok(Scheme::Https),

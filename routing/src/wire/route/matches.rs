@@ -82,7 +82,7 @@ fn read_name(
         TextMatch::Exact(text) if text.is_empty() || text.contains('/') => {
             Err(WireError::Value(field, text.to_string()))
         }
-        text => Ok(Some(text)),
+        text @ (TextMatch::Exact(_) | TextMatch::Regex(_)) => Ok(Some(text)),
     }
 }
 

@@ -72,8 +72,7 @@ fn modifier() -> impl Strategy<Value = HeaderModifier> {
     };
     let pairs = || proptest::collection::vec(pair(), 0..3);
     let remove = proptest::collection::vec(label().prop_map(|n| n.parse().unwrap()), 0..2);
-    (pairs(), pairs(), remove)
-        .prop_map(|(set, add, remove)| HeaderModifier { set, add, remove })
+    (pairs(), pairs(), remove).prop_map(|(set, add, remove)| HeaderModifier { set, add, remove })
 }
 
 fn path_modifier() -> impl Strategy<Value = Option<PathModifier>> {
