@@ -45,7 +45,11 @@ pub fn apply(report: &Report, state: &mut State) -> Vec<ReadKey> {
             node != Some(report.node.as_str())
         });
         if foreign {
-            tracing::warn!(node = report.node, uid = said.uid, "report about a pod of another node");
+            tracing::warn!(
+                node = report.node,
+                uid = said.uid,
+                "report about a pod of another node"
+            );
             continue;
         }
         named.insert(said.uid.as_str());
@@ -87,8 +91,7 @@ pub fn answer(report: &Report, stores: &Stores, mesh: &Mesh) -> NodeReportAck {
         let list = if pod::belongs(found, &mut look) { &mut ack.inside } else { &mut ack.outside };
         list.push(said.uid.clone());
     }
-    ack.outside_namespaces = pod::OUTSIDE.iter().map(ToString::to_string).collect();
-    ack.outside_namespaces.push(mesh.root_namespace.to_string());
+    ack.outside_namespaces = pod::outside_namespaces(&Lookup::new(stores, mesh), stores);
     ack
 }
 

@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::waypoint::label;
 use crate::api;
+use crate::store::Stores;
 use crate::store::lookup::Lookup;
 
 /// Namespaces whose pods never belong in the mesh, besides the root namespace.
@@ -111,16 +112,35 @@ pub fn namespace_can_enrol(namespace: &str, look: &Lookup<'_>) -> bool {
 pub fn belongs(pod: &Pod, look: &mut Lookup<'_>) -> bool {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let injected = label(pod.metadata.annotations.as_ref(), api::SIDECAR_STATUS).is_some();
-    if is_host_network(pod) || injected || is_terminal(pod) || !namespace_can_enrol(namespace, look) {
+    if is_host_network(pod) || injected || is_terminal(pod) || !namespace_can_enrol(namespace, look)
+    {
         return false;
     }
     match label(pod.metadata.labels.as_ref(), api::DATAPLANE_MODE) {
         Some("ambient") => true,
         Some("none") => false,
-        Some(_) | None => {
-            let namespace = look.get::<Namespace>("", namespace);
-            let labels = namespace.and_then(|namespace| namespace.metadata.labels.as_ref());
-            label(labels, api::DATAPLANE_MODE) == Some("ambient")
-        }
+        Some(_) | None => look.get::<Namespace>("", namespace).is_some_and(|n| is_ambient(n)),
     }
+}
+
+/// Tells whether pods of the namespace belong in the mesh unless they say otherwise.
+fn is_ambient(namespace: &Namespace) -> bool {
+    label(namespace.metadata.labels.as_ref(), api::DATAPLANE_MODE) == Some("ambient")
+}
+
+/// Namespaces whose pods need not wait for the mesh: those that are not labelled, and those
+/// that never belong in it. One that is not known is not among them.
+pub fn outside_namespaces(look: &Lookup<'_>, stores: &Stores) -> Vec<String> {
+    let plain = |namespace: &Namespace| {
+        let name = namespace.metadata.name.as_deref().unwrap_or_default();
+        !is_ambient(namespace) || !namespace_can_enrol(name, look)
+    };
+    let never =
+        OUTSIDE.iter().map(ToString::to_string).chain([look.mesh().root_namespace.to_string()]);
+    let known = stores.all::<Namespace>().filter(|namespace| plain(namespace));
+    let mut all: Vec<String> =
+        known.filter_map(|namespace| namespace.metadata.name.clone()).chain(never).collect();
+    all.sort();
+    all.dedup();
+    all
 }
