@@ -6,8 +6,9 @@
 //! Runs chained behind another plug-in, so its result is that one's result.
 //!
 //! Keeps: a pod of a namespace that the agent's file names as outside starts
-//! without the agent; any other waits, and fails while the agent is away, so
-//! that the kubelet tries again. Unknown means inside. No pod's end waits.
+//! at once, with the agent or without; any other waits, and fails while the
+//! agent is away, so that the kubelet tries again. Unknown means inside. No
+//! pod's end waits.
 //!
 //! Rule: CNI specification 1.1.0, sections 2 and 4; error codes of section 5.
 //!
@@ -30,6 +31,9 @@ const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
 /// Where the agent lives unless the configuration says otherwise.
 const AGENT_FOLDER: &str = "/var/run/istio-cni";
+
+/// Longest wait for an agent that has nothing to wait for.
+const BRIEF: Duration = Duration::from_secs(2);
 
 /// Name of the agent's socket in its folder.
 pub const SOCKET: &str = "pluginevent.sock";
@@ -131,21 +135,22 @@ fn add(invocation: &Invocation, configuration: Configuration) -> Result<Value, F
     })?;
     let pod = |key| argument(&invocation.args, key).unwrap_or_default().to_owned();
     let namespace = pod("K8S_POD_NAMESPACE");
-    if Outside::read(&folder).namespaces.contains(&namespace) {
-        return Ok(previous);
-    }
+    let outside = Outside::read(&folder).namespaces.contains(&namespace);
     let call = Call {
         netns: invocation.netns.as_str().into(),
         pod_name: pod("K8S_POD_NAME"),
         pod_namespace: namespace,
         pod_uid: pod("K8S_POD_UID"),
         ips: addresses(&previous),
+        outside,
     };
-    if call.pod_uid.is_empty() {
+    if call.pod_uid.is_empty() && !outside {
         return Err(Failure::new(4, "CNI_ARGS name no K8S_POD_UID"));
     }
     let body = serde_json::to_vec(&call).map_err(|error| Failure::new(100, error.to_string()))?;
-    match post(&folder.join(SOCKET), "/cmdadd", &body) {
+    let patience = if outside { BRIEF } else { PATIENCE + BRIEF };
+    match post(&folder.join(SOCKET), "/cmdadd", &body, patience) {
+        _ if outside => Ok(previous),
         Ok((200, _)) => Ok(previous),
         Ok((_, answer)) => {
             let reason = serde_json::from_slice(&answer).map(|Refused { error }| error);
@@ -159,7 +164,7 @@ fn add(invocation: &Invocation, configuration: Configuration) -> Result<Value, F
 fn delete(invocation: &Invocation, configuration: &Configuration) {
     let Some(uid) = argument(&invocation.args, "K8S_POD_UID") else { return };
     let body = json!({"podUid": uid}).to_string();
-    let _unheard = post(&folder(configuration).join(SOCKET), "/cmddel", body.as_bytes());
+    let _unheard = post(&folder(configuration).join(SOCKET), "/cmddel", body.as_bytes(), BRIEF);
 }
 
 /// Code 50: the plug-in cannot serve ADD now.
@@ -191,11 +196,17 @@ fn addresses(result: &Value) -> Vec<IpAddr> {
 }
 
 /// One HTTP call over a Unix socket: status and body of the answer.
-fn post(socket: &std::path::Path, path: &str, body: &[u8]) -> io::Result<(u16, Vec<u8>)> {
+///
+/// The agent answers in time by itself; `patience` is for one that hangs.
+fn post(
+    socket: &std::path::Path,
+    path: &str,
+    body: &[u8],
+    patience: Duration,
+) -> io::Result<(u16, Vec<u8>)> {
     let mut stream = UnixStream::connect(socket)?;
-    // The agent answers in time by itself; this is for one that hangs.
-    stream.set_read_timeout(Some(PATIENCE + Duration::from_secs(5)))?;
-    stream.set_write_timeout(Some(Duration::from_secs(5)))?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(BRIEF))?;
     let head = format!(
         "POST {path} HTTP/1.1\r\nhost: agent\r\ncontent-type: application/json\r\n\
          content-length: {}\r\nconnection: close\r\n\r\n",

@@ -55,6 +55,10 @@ pub struct Call {
     /// Addresses of the pod.
     #[serde(alias = "IPs", default)]
     pub ips: Vec<IpAddr>,
+    /// The pod may start at once: its namespace is outside the mesh. Should it belong in
+    /// the mesh by its own label, it is enrolled while it runs.
+    #[serde(default)]
+    pub outside: bool,
 }
 
 /// Answer to a call that succeeded.
@@ -129,7 +133,7 @@ async fn answer(node: &Node, request: Request<Incoming>) -> Response<Full<Bytes>
         return refuse(StatusCode::BAD_REQUEST, "podUid is empty".to_owned());
     }
     match head.uri.path() {
-        "/cmdadd" => match node.place(&call.pod_uid, &call.netns, call.ips, PATIENCE).await {
+        "/cmdadd" => match add(node, call).await {
             Ok(standing) => {
                 reply(StatusCode::OK, &Placed { enrolled: standing == Standing::Enrolled })
             }
@@ -143,6 +147,14 @@ async fn answer(node: &Node, request: Request<Incoming>) -> Response<Full<Bytes>
             reply(StatusCode::OK, &Placed { enrolled: false })
         }
         path => refuse(StatusCode::NOT_FOUND, format!("no call {path}")),
+    }
+}
+
+async fn add(node: &Node, call: Call) -> Result<Standing, PlaceError> {
+    let patience = if call.outside { Duration::ZERO } else { PATIENCE };
+    match node.place(&call.pod_uid, &call.netns, call.ips, patience).await {
+        Err(PlaceError::Late(_)) if call.outside => Ok(Standing::Pending),
+        outcome => outcome,
     }
 }
 

@@ -66,6 +66,7 @@ fn a_pod_of_the_mesh_waits_for_the_agent_and_passes_the_result_on() {
         pod_namespace: "shop".to_owned(),
         pod_uid: "u-1".to_owned(),
         ips,
+        outside: false,
     };
     assert_eq!(call, want);
 }
@@ -96,6 +97,16 @@ fn pods_outside_the_mesh_start_without_the_agent() {
         let output = run(&invocation("ADD", namespace), &configuration.to_string());
         assert_eq!(output.success, passes, "{namespace}");
     }
+}
+
+#[test]
+fn pods_outside_the_mesh_are_told_of_and_do_not_wait() {
+    let folder = tempfile::tempdir().unwrap();
+    let agent = agent(folder.path(), LATE);
+    let configuration = configuration(folder.path()).to_string();
+    assert!(run(&invocation("ADD", "kube-system"), &configuration).success);
+    let asked = agent.join().unwrap();
+    assert!(asked.contains("\"outside\":true"), "{asked}");
 }
 
 #[test]
