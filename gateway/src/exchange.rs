@@ -162,9 +162,9 @@ async fn attempt(
     let head = edit::request_head(asked, &plan, down)?;
     record.forwarded_for = head.headers.get(&forwarded::FOR).cloned();
     record.request_id = head.headers.get(&forwarded::REQUEST_ID).cloned();
-    let mut carrying = carry::Carrying::new(asked, &matched, &backend);
+    let mut carrying = carry::Carrying::new(asked, &matched, &backend, &plan);
     mirror::send(asked, &plan, &head, down, carrying.bodies());
-    carrying.run(down, head, &plan, record).await?;
+    carrying.run(down, head, record).await?;
     Ok(())
 }
 

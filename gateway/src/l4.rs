@@ -16,7 +16,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use routing::discovery::{Service, Workload};
+use routing::discovery::Service;
 use routing::route::Rule;
 use routing::split;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -46,44 +46,33 @@ pub(crate) async fn carry(
 ) {
     let (start, begun) = (SystemTime::now(), Instant::now());
     let loaded = worker.shared.state.load();
-    let mut session = Session { rule, ..Session::default() };
-    let result = session.run(worker, &loaded, arrival, stream, drain).await;
-    let refusal = result.err();
-    let answer = refusal.as_ref().map(Refusal::answer);
+    let mut session = Session {
+        worker,
+        loaded: &loaded,
+        arrival,
+        rule,
+        service: None,
+        target: None,
+        counted: None,
+        received: Rc::default(),
+        sent: Rc::default(),
+    };
+    let refusal = session.run(stream, drain).await.err();
+    let flag = refusal.as_ref().map_or(Flag::None, |refusal| refusal.answer().flag);
     if session.counted.is_none() {
         // Never opened, so nothing else has counted it.
-        let flag = answer.map_or(Flag::None, |answer| answer.flag);
-        session.count(worker, &loaded, arrival, flag).closed(0, 0);
+        session.count(flag).closed(0, 0);
     }
     if loaded.logs() {
-        let cluster = session.service.as_ref().map(|service| service.key.to_string());
-        let entry = access_log::Entry {
-            start,
-            http: None,
-            flag: answer.map_or(Flag::None, |answer| answer.flag),
-            detail: answer.map_or("-", |answer| answer.detail),
-            denied: refusal.as_ref().and_then(Refusal::denied),
-            failure: match &refusal {
-                Some(Refusal::Connect(why)) => Some(why),
-                _ => None,
-            },
-            received: session.received.get(),
-            sent: session.sent.get(),
-            duration: begun.elapsed(),
-            upstream: session.target.as_ref().map(Target::address),
-            cluster: cluster.as_deref(),
-            local: arrival.local,
-            remote: arrival.peer.address,
-            sni: arrival.sni(),
-            route: session.rule.as_ref().map(|rule| &rule.name as &dyn std::fmt::Display),
-        };
-        worker.shared.access_log.write(entry.line());
+        session.log(start, begun.elapsed(), refusal.as_ref());
     }
 }
 
-/// What is noted while a connection runs.
-#[derive(Default)]
-struct Session {
+/// One connection, and what is noted while it runs.
+struct Session<'a> {
+    worker: &'a Rc<Worker>,
+    loaded: &'a Arc<Loaded>,
+    arrival: &'a Arrival,
     rule: Option<Arc<Rule>>,
     service: Option<Arc<Service>>,
     target: Option<Target>,
@@ -94,57 +83,64 @@ struct Session {
     sent: Rc<Cell<u64>>,
 }
 
-impl Session {
+impl Session<'_> {
     async fn run(
         &mut self,
-        worker: &Rc<Worker>,
-        loaded: &Arc<Loaded>,
-        arrival: &Arrival,
         stream: impl ByteStream,
         drain: &CancellationToken,
     ) -> Result<(), Refusal> {
-        let remote = arrival.peer.address.ip().to_canonical();
-        decide(loaded, arrival, remote, None).map_err(Refusal::Denied)?;
+        let remote = self.arrival.peer.address.ip().to_canonical();
+        decide(self.loaded, self.arrival, remote, None).map_err(Refusal::Denied)?;
         let rule = self.rule.clone();
-        let backend = backend(worker, loaded, arrival, rule.as_deref())?;
+        let backend = self.backend(rule.as_deref())?;
         if let Backend::Service { service, .. } = &backend {
             self.service = Some(Arc::clone(service));
         }
-        let upstream = self.connect(worker, loaded, &backend).await?;
-        let counted = self.count(worker, loaded, arrival, Flag::None);
+        let upstream = self.connect(&backend).await?;
+        let counted = self.count(Flag::None);
         counted.opened();
         self.counted = Some(counted.clone());
-        let limits = &worker.shared.settings.limits;
-        let (received, sent) = (Rc::clone(&self.received), Rc::clone(&self.sent));
+        let limits = &self.worker.shared.settings.limits;
         let result = tokio::select! {
             biased;
-            refusal = withdrawn(worker, arrival) => Err(refusal),
+            refusal = withdrawn(self.worker, self.arrival) => Err(refusal),
             () = over(drain, limits.drain) => Ok(()),
-            () = idle(&received, &sent, limits.tcp_idle) => Ok(()),
+            () = idle(&self.received, &self.sent, limits.tcp_idle) => Ok(()),
             // How it ended, well or by a reset, is the two ends' affair.
-            _ended = join(stream, upstream, &received, &sent) => Ok(()),
+            _ended = join(stream, upstream, &self.received, &self.sent) => Ok(()),
         };
-        counted.closed(received.get(), sent.get());
+        counted.closed(self.received.get(), self.sent.get());
         result
     }
 
-    async fn connect(
-        &mut self,
-        worker: &Rc<Worker>,
-        loaded: &Arc<Loaded>,
-        backend: &Backend<'_>,
-    ) -> Result<Box<dyn ByteStream>, Refusal> {
-        let mut chosen = Chosen::new(worker, loaded, backend, Protocol::Sniff)?;
+    /// Where the connection goes.
+    fn backend<'r>(&self, rule: Option<&'r Rule>) -> Result<Backend<'r>, Refusal> {
+        if let Some(rule) = rule {
+            let chosen = split::choose(&rule.backends, self.worker.roll());
+            return of_target(self.loaded, &chosen.map_err(Refusal::NoBackend)?.target, &[]);
+        }
+        match &self.arrival.entry {
+            Entry::Service(service, port) => {
+                Ok(Backend::Service { service: Arc::clone(service), port: *port, filters: &[] })
+            }
+            Entry::Workload(workload, port) => {
+                Ok(Backend::Workload { workload: Arc::clone(workload), port: *port })
+            }
+            Entry::Port(_) => Err(Refusal::NoRoute),
+        }
+    }
+
+    async fn connect(&mut self, backend: &Backend<'_>) -> Result<Box<dyn ByteStream>, Refusal> {
+        let mut chosen = Chosen::new(self.worker, self.loaded, backend, Protocol::Sniff)?;
         let mut failure = Refusal::Connect("no endpoint is left".into());
         for _ in 0..ATTEMPTS {
             let Some(target) = chosen.next().await else { break };
             let error = match target {
                 Ok(target) => {
                     self.target = Some(target.clone());
-                    let endpoint = target.endpoint().map(|endpoint| Arc::clone(&endpoint.uid));
-                    let dialed = Box::pin(target.dial_raw(worker)).await;
-                    if let Some(uid) = endpoint {
-                        worker.attempted(&uid, dialed.is_ok());
+                    let dialed = Box::pin(target.dial_raw(self.worker)).await;
+                    if let Some(endpoint) = target.endpoint() {
+                        self.worker.attempted(&endpoint.uid, dialed.is_ok());
                     }
                     match dialed {
                         Ok(stream) => return Ok(stream),
@@ -153,43 +149,47 @@ impl Session {
                 }
                 Err(error) => error,
             };
-            let again = error.try_elsewhere();
             failure = error.refusal();
-            if !again {
+            if !error.try_elsewhere() {
                 break;
             }
         }
         Err(failure)
     }
 
-    fn count(&self, worker: &Worker, loaded: &Loaded, arrival: &Arrival, flag: Flag) -> Connection {
-        let endpoint: Option<Arc<Workload>> =
-            self.target.as_ref().and_then(Target::endpoint).cloned();
+    fn count(&self, flag: Flag) -> Connection {
+        let endpoint = self.target.as_ref().and_then(Target::endpoint).cloned();
         let tunnelled = self.target.as_ref().is_some_and(Target::is_tunnelled);
-        let ends = ends(worker, loaded, arrival, (self.service.clone(), endpoint, tunnelled));
-        worker.metrics.borrow_mut().connection(loaded.snapshot.revision, &ends, flag)
+        let to = (self.service.clone(), endpoint, tunnelled);
+        let ends = ends(self.worker, self.loaded, self.arrival, to);
+        self.worker.metrics.borrow_mut().connection(self.loaded.snapshot.revision, &ends, flag)
     }
-}
 
-/// Where the connection goes.
-fn backend<'a>(
-    worker: &Worker,
-    loaded: &Loaded,
-    arrival: &Arrival,
-    rule: Option<&'a Rule>,
-) -> Result<Backend<'a>, Refusal> {
-    if let Some(rule) = rule {
-        let chosen = split::choose(&rule.backends, worker.roll()).map_err(Refusal::NoBackend)?;
-        return of_target(loaded, &chosen.target, &[]);
-    }
-    match &arrival.entry {
-        Entry::Service(service, port) => {
-            Ok(Backend::Service { service: Arc::clone(service), port: *port, filters: &[] })
-        }
-        Entry::Workload(workload, port) => {
-            Ok(Backend::Workload { workload: Arc::clone(workload), port: *port })
-        }
-        Entry::Port(_) => Err(Refusal::NoRoute),
+    fn log(&self, start: SystemTime, duration: Duration, refusal: Option<&Refusal>) {
+        let answer = refusal.map(Refusal::answer);
+        let cluster = self.service.as_ref().map(|service| service.key.to_string());
+        let failure = match refusal {
+            Some(Refusal::Connect(why)) => Some(&**why),
+            _ => None,
+        };
+        let entry = access_log::Entry {
+            start,
+            http: None,
+            flag: answer.map_or(Flag::None, |answer| answer.flag),
+            detail: answer.map_or("-", |answer| answer.detail),
+            denied: refusal.and_then(Refusal::denied),
+            failure,
+            received: self.received.get(),
+            sent: self.sent.get(),
+            duration,
+            upstream: self.target.as_ref().map(Target::address),
+            cluster: cluster.as_deref(),
+            local: self.arrival.local,
+            remote: self.arrival.peer.address,
+            sni: self.arrival.sni(),
+            route: self.rule.as_ref().map(|rule| &rule.name as &dyn std::fmt::Display),
+        };
+        self.worker.shared.access_log.write(entry.line());
     }
 }
 

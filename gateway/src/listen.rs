@@ -191,7 +191,8 @@ async fn accept(
         let stop = stop.clone();
         let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
         worker.run(move |worker| async move {
-            if let Err(error) = tcp::serve(worker, stream, remote, port, stop).await {
+            let serving = tcp::serve(worker, stream, remote, port, stop);
+            if let Err(error) = Box::pin(serving).await {
                 tracing::debug!(%error, port, %remote, "connection ended");
             }
             drop(load);

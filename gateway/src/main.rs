@@ -42,6 +42,6 @@ fn start() -> anyhow::Result<()> {
                 _ = interrupt.recv() => {}
             }
         };
-        app::run(settings, stop).await.context("gateway")
+        Box::pin(app::run(settings, stop)).await.context("gateway")
     })
 }

@@ -180,6 +180,7 @@ impl Flag {
 
 impl Refusal {
     /// What the client, the metrics and the log are told.
+    #[expect(clippy::too_many_lines, reason = "one exhaustive map, an arm per refusal")]
     pub fn answer(&self) -> Answer {
         use GrpcCode as G;
         use StatusCode as S;

@@ -29,6 +29,7 @@ use crate::reply::Refusal;
 pub(super) struct Carrying<'a> {
     asked: &'a Asked<'a>,
     backend: &'a Backend<'a>,
+    plan: &'a Plan<'a>,
     bodies: Carry,
     /// When the whole exchange must be over.
     deadline: Option<Instant>,
@@ -53,12 +54,13 @@ impl<'a> Carrying<'a> {
         asked: &'a Asked<'a>,
         matched: &'a Matched<'a>,
         backend: &'a Backend<'a>,
+        plan: &'a Plan<'a>,
     ) -> Self {
         let timeouts = matched.rule.map_or_else(Timeouts::default, |rule| rule.timeouts);
         let retry = matched.rule.map_or_else(RetryRule::default, |rule| rule.retry.clone());
         let deadline = timeouts.deadline(asked.started);
         let bodies = Carry::new(&asked.worker.shared.http_limits);
-        Self { asked, backend, bodies, deadline, timeouts, retry }
+        Self { asked, backend, plan, bodies, deadline, timeouts, retry }
     }
 
     /// The bodies, before the first attempt.
@@ -75,26 +77,23 @@ impl<'a> Carrying<'a> {
         &mut self,
         down: &mut Downstream,
         head: RequestHead,
-        plan: &Plan<'_>,
         record: &mut Record,
     ) -> Result<(), Refusal> {
         let protocol = self.backend.protocol(self.asked.grpc, down.upgrade().is_some());
         let mut chosen = Chosen::new(self.asked.worker, self.asked.loaded, self.backend, protocol)?;
-        let mut attempts = 0;
         let result = loop {
-            attempts += 1;
-            let fault = match self.once(&mut chosen, down, &head, attempts, record).await {
+            record.attempts += 1;
+            let fault = match self.once(&mut chosen, down, &head, record).await {
                 Ok((up, answer)) => {
-                    let answered = self.deliver(down, up, answer, plan, record);
+                    let answered = self.deliver(down, up, answer, record);
                     break Box::pin(answered).await;
                 }
                 Err(fault) => fault,
             };
-            record.attempts = attempts;
-            if !self.again(&fault, down, attempts) {
+            if !self.again(&fault, down, record.attempts) {
                 break Err(fault.refusal);
             }
-            self.pause(attempts).await;
+            self.pause(record.attempts).await;
         };
         record.moved = self.bodies.moved();
         result
@@ -124,7 +123,6 @@ impl<'a> Carrying<'a> {
         chosen: &mut Chosen,
         down: &mut Downstream,
         head: &RequestHead,
-        attempts: u32,
         record: &mut Record,
     ) -> Result<(Upstream, ResponseHead), Fault> {
         let begun = Instant::now();
@@ -148,7 +146,7 @@ impl<'a> Carrying<'a> {
                 }
                 let failure = Failure::Status(answer.status.as_u16());
                 let fault = Fault { refusal: Refusal::UpstreamGone, failure: Some(failure) };
-                if self.again(&fault, down, attempts) {
+                if self.again(&fault, down, record.attempts) {
                     return Err(fault);
                 }
                 Ok((up, answer))
@@ -198,10 +196,9 @@ impl<'a> Carrying<'a> {
         down: &mut Downstream,
         up: Upstream,
         mut answer: ResponseHead,
-        plan: &Plan<'_>,
         record: &mut Record,
     ) -> Result<(), Refusal> {
-        plan.response(&mut answer);
+        self.plan.response(&mut answer);
         record.code = answer.status.as_u16();
         record.grpc = finish_grpc(&answer);
         let upgraded = answer.status == http::StatusCode::SWITCHING_PROTOCOLS;
@@ -245,7 +242,7 @@ async fn withdrawn(asked: &Asked<'_>, head: &http::request::Parts) -> Refusal {
 /// Runs `work` up to `limit`; none if it took longer.
 async fn by<F: Future>(limit: Option<Instant>, work: F) -> Option<F::Output> {
     match limit {
-        Some(limit) => timeout_at(limit.into(), work).await.map_or(None, Some),
+        Some(limit) => timeout_at(limit.into(), work).await.ok(),
         None => Some(work.await),
     }
 }

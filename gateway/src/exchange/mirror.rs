@@ -44,10 +44,10 @@ pub(super) fn send(
         tokio::task::spawn_local(async move {
             let copied = copy(&worker, &loaded, &target, grpc);
             let limit = worker.shared.settings.limits.mirror_time;
-            let result = tokio::time::timeout(limit, async {
+            let result = Box::pin(tokio::time::timeout(limit, async {
                 let up = copied.await?;
                 mirror(up, head, body, pieces).await.map_err(|error| error.to_string())
-            });
+            }));
             match result.await {
                 Ok(Ok(status)) => tracing::debug!(status = status.as_u16(), "mirrored"),
                 Ok(Err(error)) => tracing::debug!(error, "mirror failed"),

@@ -145,49 +145,58 @@ async fn answer(
     };
     let arrival = Arrival { peer, local, entry, targets, tls: None };
     let stream = connect.accept(HeaderMap::new())?;
-    carry(worker, &loaded, arrival, spoken.unwrap_or_default(), stream, drain).await
+    let taken = Taken { worker, loaded, arrival, drain };
+    Box::pin(taken.carry(spoken.unwrap_or_default(), stream)).await
 }
 
-/// Hands a stream to HTTP or to `l4`, as its port says or its first bytes tell.
-async fn carry(
+/// A CONNECT that was taken.
+struct Taken {
     worker: Rc<Worker>,
-    loaded: &Loaded,
+    loaded: Arc<Loaded>,
     arrival: Arrival,
-    spoken: AppProtocol,
-    mut stream: impl ByteStream,
     drain: CancellationToken,
-) -> io::Result<()> {
-    match spoken {
-        AppProtocol::Http11 | AppProtocol::Http2 | AppProtocol::Grpc => {
-            http(worker, stream, Protocol::Sniff, arrival, drain).await;
-        }
-        AppProtocol::Unknown if asks_http(loaded, &arrival) => {
-            http(worker, stream, Protocol::Sniff, arrival, drain).await;
-        }
-        AppProtocol::Unknown => {
-            let (is_http, said) = sniff::is_http(&mut stream).await?;
-            let stream = Rewound::new(said, stream);
-            if is_http {
-                http(worker, stream, Protocol::Sniff, arrival, drain).await;
-            } else {
-                let rule = l4_rule(loaded, &arrival, None);
-                l4::carry(&worker, &arrival, rule, stream, &drain).await;
+}
+
+impl Taken {
+    /// Hands the stream to HTTP or to `l4`, as its port says or its first bytes tell.
+    async fn carry(self, spoken: AppProtocol, mut stream: impl ByteStream) -> io::Result<()> {
+        match spoken {
+            AppProtocol::Http11 | AppProtocol::Http2 | AppProtocol::Grpc => {
+                self.http(stream).await;
+            }
+            AppProtocol::Unknown if asks_http(&self.loaded, &self.arrival) => {
+                self.http(stream).await;
+            }
+            AppProtocol::Unknown => {
+                let (is_http, said) = sniff::is_http(&mut stream).await?;
+                let stream = Rewound::new(said, stream);
+                if is_http {
+                    self.http(stream).await;
+                } else {
+                    self.raw(stream, None).await;
+                }
+            }
+            AppProtocol::Tcp => self.raw(stream, None).await,
+            AppProtocol::Tls => {
+                let limit = self.worker.shared.settings.limits.handshake;
+                let reading = hello::read(&mut stream, bytes::Bytes::new());
+                let hello =
+                    tokio::time::timeout(limit, reading).await?.map_err(io::Error::other)?;
+                let stream = Rewound::new(hello.bytes, stream);
+                self.raw(stream, hello.sni.as_deref()).await;
             }
         }
-        AppProtocol::Tcp => {
-            let rule = l4_rule(loaded, &arrival, None);
-            l4::carry(&worker, &arrival, rule, stream, &drain).await;
-        }
-        AppProtocol::Tls => {
-            let limit = worker.shared.settings.limits.handshake;
-            let hello = tokio::time::timeout(limit, hello::read(&mut stream, bytes::Bytes::new()));
-            let hello = hello.await?.map_err(io::Error::other)?;
-            let rule = l4_rule(loaded, &arrival, hello.sni.as_deref());
-            let stream = Rewound::new(hello.bytes, stream);
-            l4::carry(&worker, &arrival, rule, stream, &drain).await;
-        }
+        Ok(())
     }
-    Ok(())
+
+    async fn http(self, stream: impl ByteStream) {
+        http(self.worker, stream, Protocol::Sniff, self.arrival, self.drain).await;
+    }
+
+    async fn raw(self, stream: impl ByteStream, sni: Option<&str>) {
+        let rule = l4_rule(&self.loaded, &self.arrival, sni);
+        l4::carry(&self.worker, &self.arrival, rule, stream, &self.drain).await;
+    }
 }
 
 /// Tells whether routes or policies look at HTTP, so that bytes must not pass unread.

@@ -97,19 +97,20 @@ pub(super) async fn serve(
     }
     match any.protocol {
         Spoken::Http => {
-            incoming.rewind(first).http(Protocol::Sniff, None).await;
+            Box::pin(incoming.rewind(first).http(Protocol::Sniff, None)).await;
             Ok(())
         }
-        Spoken::Https | Spoken::Tls => incoming.tls(place, first).await,
+        Spoken::Https | Spoken::Tls => Box::pin(incoming.tls(place, first)).await,
         Spoken::Tcp => {
             let rules = loaded.serving().listener_rules(&any.name);
             let rule = rules.and_then(|rules| rules.tcp()).cloned();
-            incoming.rewind(first).raw(rule, None).await;
+            Box::pin(incoming.rewind(first).raw(rule, None)).await;
             Ok(())
         }
         Spoken::Hbone => {
             let Incoming { worker, stream, client, drain, .. } = incoming;
-            hbone::serve(worker, stream, client, drain).await.map_err(EarlyEnd::Hbone)
+            let serving = hbone::serve(worker, stream, client, drain);
+            Box::pin(serving).await.map_err(EarlyEnd::Hbone)
         }
         // Datagrams have no connections.
         Spoken::Udp => Err(EarlyEnd::NoListener),
@@ -154,7 +155,7 @@ impl Incoming<TcpStream> {
             drop(handshake);
             let rule = self.tls_rule(listener, sni);
             let rule = rule.ok_or(EarlyEnd::NoName(hello.sni))?;
-            self.rewind(hello.bytes).raw(Some(rule), Some(session)).await;
+            Box::pin(self.rewind(hello.bytes).raw(Some(rule), Some(session))).await;
             return Ok(());
         }
         let loaded = self.worker.shared.state.load();
@@ -174,12 +175,12 @@ impl Incoming<TcpStream> {
         };
         let incoming = Incoming { worker, stream, client, local, port, drain };
         if listener.protocol == Spoken::Https {
-            incoming.http(protocol, Some(session)).await;
+            Box::pin(incoming.http(protocol, Some(session))).await;
         } else {
             let rule = incoming.tls_rule(listener, session.sni.as_deref());
             let name = session.sni.as_deref().map(str::to_owned);
             let rule = rule.ok_or(EarlyEnd::NoName(name))?;
-            incoming.raw(Some(rule), Some(session)).await;
+            Box::pin(incoming.raw(Some(rule), Some(session))).await;
         }
         Ok(())
     }

@@ -102,10 +102,10 @@ pub(crate) fn client_certificate(leaf: &CertificateDer<'_>) -> Option<HeaderValu
     value.push_str(&format!(";Subject=\"{}\"", subject.replace('\\', "\\\\").replace('"', "\\\"")));
     if let Ok(Some(names)) = parsed.subject_alternative_name() {
         for name in &names.value.general_names {
-            match name {
-                GeneralName::URI(uri) => value.push_str(&format!(";URI={}", quoted(uri))),
-                GeneralName::DNSName(name) => value.push_str(&format!(";DNS={}", quoted(name))),
-                _ => {}
+            if let GeneralName::URI(uri) = name {
+                value.push_str(&format!(";URI={}", quoted(uri)));
+            } else if let GeneralName::DNSName(name) = name {
+                value.push_str(&format!(";DNS={}", quoted(name)));
             }
         }
     }

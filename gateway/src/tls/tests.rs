@@ -148,7 +148,7 @@ fn what_cannot_be_used_is_named() {
     let good = ca.secret("ns/a", &["a.example"], &[]);
     let other = ca.secret("ns/b", &["a.example"], &[]);
     let mixed = Secret { key_pem: Arc::clone(&other.key_pem), ..good.clone() };
-    let garbage = Secret { certificate_pem: b"x".as_slice().into(), ..good.clone() };
+    let garbage = Secret { certificate_pem: b"x".as_slice().into(), ..good };
     for (name, secret) in
         [("missing", None), ("key of another", Some(&mixed)), ("garbage", Some(&garbage))]
     {
