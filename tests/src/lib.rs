@@ -11,3 +11,4 @@ pub mod certs;
 pub mod load;
 pub mod mesh;
 pub mod netns;
+pub mod node;

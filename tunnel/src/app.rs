@@ -105,7 +105,7 @@ pub struct Logs {
 }
 
 /// Connections to workloads that are gone are never used again, on any worker.
-fn forget_gone(shared: &Shared, workers: &TunnelWorkers) {
+pub fn forget_gone(shared: &Shared, workers: &TunnelWorkers) {
     let workers = workers.clone();
     shared.on_gone(move |gone| {
         let gone: Arc<[Arc<str>]> = gone.into();

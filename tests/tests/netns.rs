@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Captured pods in real network namespaces: rules by the agent, sessions by
+//! the tunnels, every topology from a table. Needs root.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use policy::authz::{
+    Action, Authorization, Clause, Field, Match, PolicyName, Rule, Scope, StringMatch,
+};
+use routing::delta::{Kind, Resource};
+use routing::discovery::{AppProtocol, Port, Service, ServiceKey, VirtualAddress, Workload};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tunnel::settings::Limits;
+use waymark_tests::netns::Pod;
+use waymark_tests::node::{SOON, World};
+
+/// Ports of the servers in a pod.
+const ECHO: u16 = 8080;
+const GREET: u16 = 8081;
+const HTTP: u16 = 8082;
+
+/// Serves a pod's applications; tells the address that each caller shows.
+fn applications(pod: &Pod) -> mpsc::UnboundedReceiver<SocketAddr> {
+    let (tell, told) = mpsc::unbounded_channel();
+    for v6 in [false, true] {
+        for port in [ECHO, GREET, HTTP] {
+            let listener = pod.netns.listen(SocketAddr::new(pod.ip(v6), port)).unwrap();
+            let tell = tell.clone();
+            tokio::spawn(async move {
+                while let Ok((stream, peer)) = listener.accept().await {
+                    let _nobody_asks = tell.send(peer);
+                    tokio::spawn(application(stream, port));
+                }
+            });
+        }
+    }
+    told
+}
+
+async fn application(mut stream: TcpStream, port: u16) -> std::io::Result<()> {
+    match port {
+        GREET => {
+            stream.write_all(b"220 ready\r\n").await?;
+            let mut line = [0; 6];
+            stream.read_exact(&mut line).await?;
+            stream.write_all(&line).await?;
+        }
+        HTTP => {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await?);
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await?;
+        }
+        _ => {
+            let (mut read, mut write) = stream.split();
+            tokio::io::copy(&mut read, &mut write).await?;
+            write.shutdown().await?;
+        }
+    }
+    Ok(())
+}
+
+async fn echo(mut stream: TcpStream, size: usize) {
+    let sent: Vec<u8> = (0..size).map(|i| i.to_le_bytes()[usize::from(i % 3 == 0)]).collect();
+    let sum = crc32fast::hash(&sent);
+    let (mut read, mut write) = stream.split();
+    let send = async {
+        write.write_all(&sent).await.unwrap();
+        write.shutdown().await.unwrap();
+    };
+    let mut got = Vec::new();
+    let ((), result) = tokio::join!(send, read.read_to_end(&mut got));
+    result.unwrap();
+    assert_eq!((got.len(), crc32fast::hash(&got)), (size, sum));
+}
+
+/// One message there and back.
+async fn ping(stream: &mut TcpStream) -> std::io::Result<()> {
+    stream.write_all(b"ping").await?;
+    let mut got = [0; 4];
+    stream.read_exact(&mut got).await?;
+    assert_eq!(&got, b"ping");
+    Ok(())
+}
+
+async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
+    timeout(SOON, work).await.unwrap_or_else(|_| panic!("{what} took too long"))
+}
+
+/// Two pods that are known to all tunnels, and applications in the second.
+struct Pair {
+    client: Pod,
+    server: Pod,
+    callers: mpsc::UnboundedReceiver<SocketAddr>,
+}
+
+impl Pair {
+    async fn new(world: &mut World, name: &str, captured: (bool, bool), nodes: (u8, u8)) -> Self {
+        let client = world.topology.pod(nodes.0).unwrap();
+        let server = world.topology.pod(nodes.1).unwrap();
+        let names = [format!("client-{name}"), format!("server-{name}")];
+        let workloads = [
+            world.workload(&names[0], &client, captured.0).unwrap(),
+            world.workload(&names[1], &server, captured.1).unwrap(),
+        ];
+        put(world, workloads);
+        let callers = applications(&server);
+        if captured.0 {
+            world.enrol(&names[0], &client).await.unwrap();
+        }
+        if captured.1 {
+            world.enrol(&names[1], &server).await.unwrap();
+        }
+        Self { client, server, callers }
+    }
+
+    async fn connect(&self, port: u16, v6: bool) -> std::io::Result<TcpStream> {
+        self.client.netns.connect(SocketAddr::new(self.server.ip(v6), port)).await
+    }
+}
+
+fn put(world: &mut World, workloads: impl IntoIterator<Item = Workload>) {
+    let resources: Vec<_> =
+        workloads.into_iter().map(|one| Resource::Workload(Arc::new(one))).collect();
+    world.tell(Kind::Address, &resources, &[]).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_topology_carries_every_kind_of_traffic() {
+    let mut world = World::new(2, Limits::default()).unwrap();
+    let topologies = [
+        // name, client captured, server captured, node of the server
+        ("mesh-far", true, true, 2),
+        ("mesh-near", true, true, 1),
+        ("out-far", true, false, 2),
+        ("out-near", true, false, 1),
+        ("in-far", false, true, 2),
+        ("in-near", false, true, 1),
+        ("plain-far", false, false, 2),
+    ];
+    for (name, from, to, node) in topologies {
+        let mut pair = Pair::new(&mut world, name, (from, to), (1, node)).await;
+        for v6 in [false, true] {
+            let row = format!("{name} v6={v6}");
+            let mut raw = soon(&row, pair.connect(ECHO, v6)).await.expect(&row);
+            soon(&row, ping(&mut raw)).await.expect(&row);
+            let caller = pair.callers.recv().await.unwrap();
+            assert_eq!(caller.ip(), pair.client.ip(v6), "{row}: the caller's own address");
+
+            let mut greeted = soon(&row, pair.connect(GREET, v6)).await.expect(&row);
+            let mut banner = [0; 11];
+            soon(&row, greeted.read_exact(&mut banner)).await.expect(&row);
+            assert_eq!(&banner, b"220 ready\r\n", "{row}: the server speaks first");
+            greeted.write_all(b"QUIT\r\n").await.unwrap();
+            let mut rest = Vec::new();
+            soon(&row, greeted.read_to_end(&mut rest)).await.expect(&row);
+            assert_eq!(rest, b"QUIT\r\n", "{row}: to the end");
+
+            let mut http = soon(&row, pair.connect(HTTP, v6)).await.expect(&row);
+            http.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+            let mut answer = String::new();
+            soon(&row, http.read_to_string(&mut answer)).await.expect(&row);
+            assert!(answer.starts_with("HTTP/1.1 200"), "{row}: {answer}");
+
+            let bulk = soon(&row, pair.connect(ECHO, v6)).await.expect(&row);
+            soon(&row, echo(bulk, 30_000_000)).await;
+            while pair.callers.try_recv().is_ok() {}
+        }
+        let labels = [&*format!("destination_workload=\"server-{name}\""), "mutual_tls"];
+        let opened = world.tunnel(node).unwrap();
+        let opened = opened.count("istio_tcp_connections_opened_total", &labels).await.unwrap();
+        let both_ends = if node == 1 { 16.0 } else { 8.0 };
+        assert_eq!(opened, if from && to { both_ends } else { 0.0 }, "{name}: by mutual TLS");
+    }
+}
+
+fn service(name: &str, vip: &str, port: u16, target: u16) -> Service {
+    let key: ServiceKey = format!("shop/{name}.shop.svc.cluster.local").parse().unwrap();
+    let mut service = Service::new(key);
+    service.addresses = vec![VirtualAddress::single("".into(), vip.parse().unwrap())];
+    let port = Port { service_port: port, target_port: target, app_protocol: AppProtocol::Tcp };
+    service.ports = vec![port];
+    service
+}
+
+fn behind(mut workload: Workload, service: &Service) -> Workload {
+    workload.services.insert(service.key.clone(), service.ports.as_slice().into());
+    workload
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_is_reached_by_address_and_name_and_dead_endpoints_are_passed_over() {
+    let mut world = World::new(2, Limits::default()).unwrap();
+    let pair = Pair::new(&mut world, "vip", (true, true), (1, 2)).await;
+    let web = service("web", "10.96.0.7", 80, ECHO);
+    let alive = behind(world.workload("server-vip", &pair.server, true).unwrap(), &web);
+    // Nobody has this address; its connection is refused on the bridge of node 2.
+    let mut dead = behind(world.workload("dead", &pair.server, true).unwrap(), &web);
+    dead.pod_uid = Some("dead".into());
+    dead.addresses = vec!["10.244.2.1".parse().unwrap()];
+    let resources = [
+        Resource::Service(Arc::new(web)),
+        Resource::Workload(Arc::new(alive)),
+        Resource::Workload(Arc::new(dead)),
+    ];
+    world.tell(Kind::Address, &resources, &[]).unwrap();
+    for round in 0..20 {
+        let target: SocketAddr = "10.96.0.7:80".parse().unwrap();
+        let mut stream = pair.client.netns.connect(target).await.unwrap();
+        soon("a service", ping(&mut stream)).await.unwrap_or_else(|e| panic!("{round}: {e}"));
+    }
+    let lookup = [
+        // name, type, answer's last four bytes
+        ("\x03web\x00", 1_u8, Some([10, 96, 0, 7])),
+        ("\x03web\x04shop\x03svc\x07cluster\x05local\x00", 1, Some([10, 96, 0, 7])),
+        ("\x03web\x00", 28, None),
+    ];
+    for (name, kind, want) in lookup {
+        let socket = pair.client.netns.udp("0.0.0.0:0".parse::<SocketAddr>().unwrap()).unwrap();
+        let mut query = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        query.extend_from_slice(name.as_bytes());
+        query.extend_from_slice(&[0, kind, 0, 1]);
+        socket.send_to(&query, "10.96.0.10:53").await.unwrap();
+        let mut answer = [0; 512];
+        let (length, _) = soon("a name", socket.recv_from(&mut answer)).await.unwrap();
+        assert_eq!(answer[..2], [0x12, 0x34]);
+        assert_eq!(answer[3] & 0xf, 0, "{name:?}: no error");
+        match want {
+            Some(ip) => assert_eq!(answer[length - 4..length], ip, "{name:?}"),
+            None => assert_eq!(answer[7], 0, "{name:?} has no such address"),
+        }
+    }
+}
+
+fn deny(name: &str, account: &str) -> Resource {
+    let principal = format!("cluster.local/ns/shop/sa/{account}");
+    let mut matching = Match::default();
+    matching.principals = Field { any: vec![StringMatch::Exact(principal.into())], not: vec![] };
+    Resource::Authorization(Arc::new(Authorization {
+        name: PolicyName::new("shop", name),
+        scope: Scope::Selector,
+        action: Action::Deny,
+        dry_run: false,
+        unsupported: None,
+        rules: vec![Rule { clauses: vec![Clause { matches: vec![matching] }] }],
+    }))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policy_refuses_new_sessions_and_ends_open_ones() {
+    let mut world = World::new(2, Limits::default()).unwrap();
+    let pair = Pair::new(&mut world, "authz", (true, true), (1, 2)).await;
+    let mut open = pair.connect(ECHO, false).await.unwrap();
+    ping(&mut open).await.unwrap();
+
+    // Listed before it arrives: a new session waits for it, an open one goes on.
+    let mut server = world.workload("server-authz", &pair.server, true).unwrap();
+    server.authorization_policies = vec![PolicyName::new("shop", "no-client")];
+    put(&mut world, [server.clone()]);
+    ping(&mut open).await.unwrap();
+    let mut waiting = pair.connect(ECHO, false).await.unwrap();
+    let early = timeout(Duration::from_millis(300), ping(&mut waiting)).await;
+    assert!(early.is_err(), "a policy that has not arrived holds the session");
+
+    world.tell(Kind::Authorization, &[deny("no-client", "client-authz")], &[]).unwrap();
+    assert!(soon("revocation", ping_until_cut(&mut open)).await, "the open session is cut");
+    soon("refusal", ping(&mut waiting)).await.expect_err("the waiting session is refused");
+    let mut refused = pair.connect(ECHO, false).await.unwrap();
+    soon("refusal", ping(&mut refused)).await.expect_err("a new session is refused");
+
+    world.tell(Kind::Authorization, &[deny("no-client", "somebody-else")], &[]).unwrap();
+    let mut allowed = pair.connect(ECHO, false).await.unwrap();
+    soon("permission", ping(&mut allowed)).await.unwrap();
+    let denied = world.tunnel(2).unwrap();
+    let denied = denied.count("istio_tcp_connections_failed_total", &["DENY"]).await.unwrap();
+    assert_eq!(denied, 2.0);
+}
+
+async fn ping_until_cut(stream: &mut TcpStream) -> bool {
+    loop {
+        if ping(stream).await.is_err() {
+            return true;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_comes_back_never_meets_the_old_pods_connection() {
+    let mut world = World::new(2, Limits::default()).unwrap();
+    let Pair { client, server, callers } =
+        Pair::new(&mut world, "reuse", (true, true), (1, 2)).await;
+    let target = SocketAddr::new(server.ip(false), ECHO);
+    let mut first = client.netns.connect(target).await.unwrap();
+    ping(&mut first).await.unwrap();
+    drop(callers);
+
+    let old_uid = waymark_tests::node::uid_of(&server);
+    world.nodes[1].agent.let_go(&old_uid);
+    let again = world.topology.replace(server).unwrap();
+    // The client's tunnel still believes the old pod is there.
+    let mut callers = applications(&again);
+    let heir = world.workload("heir", &again, true).unwrap();
+    world.nodes[1]
+        .tunnel
+        .tell(
+            Kind::Address,
+            &[Resource::Workload(Arc::new(heir.clone()))],
+            &["Kubernetes//Pod/shop/server-reuse"],
+        )
+        .unwrap();
+    world.enrol("heir", &again).await.unwrap();
+    let mut stale = client.netns.connect(target).await.unwrap();
+    soon("a stale destination", ping(&mut stale)).await.expect_err("not for this pod");
+    assert!(callers.try_recv().is_err(), "no byte reached the new pod");
+
+    world.nodes[0]
+        .tunnel
+        .tell(
+            Kind::Address,
+            &[Resource::Workload(Arc::new(heir))],
+            &["Kubernetes//Pod/shop/server-reuse"],
+        )
+        .unwrap();
+    let mut fresh = client.netns.connect(target).await.unwrap();
+    soon("the new destination", ping(&mut fresh)).await.unwrap();
+}
