@@ -26,6 +26,8 @@ pub mod route;
 pub mod routes;
 pub mod service;
 pub mod shape;
+#[cfg(test)]
+mod testing;
 pub mod waypoint;
 pub mod workload;
 

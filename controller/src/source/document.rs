@@ -172,6 +172,8 @@ fn read_typed(place: Place<'_>, key: &Key, parsed: &mut Parsed) {
     match read {
         Ok(object) => {
             let line = place.offset + place.first_line();
+            // Some types do not carry the two; they were read already, to know the type.
+            unknown.retain(|path| path != "apiVersion" && path != "kind");
             for path in unknown {
                 let line = line_of(place.text, &path).unwrap_or(place.first_line());
                 let mut problem = place.problem(line, Some(key.to_string()), "no such field; it has no effect".into());

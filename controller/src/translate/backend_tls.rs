@@ -222,3 +222,6 @@ fn status(
     let body = Body::Parents { fields: ("ancestors", "ancestorRef"), parents: parents.collect() };
     Output::Status(Status { key, generation: policy.metadata.generation, body }.into())
 }
+
+#[cfg(test)]
+mod tests;

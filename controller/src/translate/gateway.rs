@@ -247,3 +247,6 @@ fn addresses_of(namespace: &str, name: &str, service: &Service) -> Vec<(&'static
     let own = ip.map(|ip| ("IPAddress", ip));
     own.into_iter().chain([("Hostname", api::service_host(namespace, name))]).collect()
 }
+
+#[cfg(test)]
+mod tests;

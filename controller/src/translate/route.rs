@@ -184,3 +184,6 @@ pub fn headers(
     }
     Ok(headers)
 }
+
+#[cfg(test)]
+mod tests;

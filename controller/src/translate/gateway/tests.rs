@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Gateways by the cases of the Gateway API suite.
+
+use routing::listener::{ClientValidationMode, Protocol, TlsMode};
+
+use super::super::Translator;
+use super::super::testing::{Made, certificate, run, secret, stores};
+use crate::output::Output;
+use crate::status::Body;
+use crate::store::Kind;
+
+const READY: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: gw-waymark, namespace: infra}
+spec: {type: LoadBalancer, clusterIP: 10.96.0.5, ports: [{port: 80}]}
+status: {loadBalancer: {ingress: [{ip: 10.97.0.1}]}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: gw-1, namespace: infra, labels: {gateway.networking.k8s.io/gateway-name: gw}}
+spec: {containers: []}
+status: {phase: Running, podIP: 10.244.1.9, conditions: [{type: Ready, status: 'True'}]}
+";
+
+fn gateway(spec: &str, more: &[&str]) -> Made {
+    let object = format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\n\
+         metadata: {{name: gw, namespace: infra, generation: 3}}\nspec:\n  gatewayClassName: waymark\n{spec}"
+    );
+    let texts: Vec<&str> = [object.as_str()].into_iter().chain(more.iter().copied()).collect();
+    run(&stores(&texts), Translator::Gateway, "infra/gw")
+}
+
+const HTTP: &str = "  listeners: [{name: http, port: 80, protocol: HTTP}]\n";
+
+#[test]
+fn a_gateway_is_programmed_once_it_has_an_address_and_a_ready_proxy() {
+    let (conditions, listeners) = gateway(HTTP, &[]).gateway();
+    assert_eq!(conditions["Accepted"], (true, "Accepted"));
+    assert_eq!(conditions["Programmed"], (false, "AddressNotAssigned"));
+    assert_eq!(listeners["http"].1["Programmed"], (false, "Pending"));
+
+    let made = gateway(HTTP, &[READY]);
+    let (conditions, listeners) = made.gateway();
+    assert_eq!(conditions["Programmed"], (true, "Programmed"));
+    assert_eq!(listeners["http"].0, ["HTTPRoute", "GRPCRoute"]);
+    let told = &listeners["http"].1;
+    assert_eq!(told["Accepted"], (true, "Accepted"));
+    assert_eq!(told["Programmed"], (true, "Programmed"));
+    assert_eq!(told["ResolvedRefs"], (true, "ResolvedRefs"));
+    assert_eq!(told["Conflicted"], (false, "NoConflicts"));
+    let Body::Gateway { addresses, .. } = &made.status().body else { panic!() };
+    assert_eq!(*addresses, [("IPAddress", "10.97.0.1".to_owned())]);
+    assert_eq!(made.listeners()[0].name.as_str(), "infra/gw/http");
+}
+
+#[test]
+fn the_objects_of_a_gateway_are_named_and_labelled_as_users_know_them() {
+    let spec = format!("{HTTP}  infrastructure: {{labels: {{a: b}}, annotations: {{c: d}}}}\n");
+    let made = gateway(&spec, &[]);
+    let objects: Vec<_> = made
+        .0
+        .iter()
+        .filter_map(|output| match output {
+            Output::Object(object) => Some(object),
+            Output::Config(_) | Output::Status(_) | Output::Attached(..) => None,
+        })
+        .collect();
+    let kinds: Vec<_> = objects.iter().map(|o| (o.key.kind, o.key.name.to_string())).collect();
+    let name = || "infra/gw-waymark".to_owned();
+    let want = [Kind::ServiceAccount, Kind::Deployment, Kind::Service].map(|kind| (kind, name()));
+    assert_eq!(kinds, want);
+    for object in &objects {
+        let meta = &object.value["metadata"];
+        assert_eq!(meta["labels"]["gateway.networking.k8s.io/gateway-name"], "gw");
+        assert_eq!(meta["labels"]["a"], "b");
+        assert_eq!(meta["annotations"]["c"], "d");
+    }
+    let service = &objects[2].value["spec"];
+    assert_eq!(service["type"], "LoadBalancer");
+    assert_eq!(service["ports"][1]["port"], 80);
+    let pod = &objects[1].value["spec"]["template"]["spec"];
+    assert_eq!(pod["serviceAccountName"], "gw-waymark");
+    assert_eq!(pod["containers"][0]["args"], serde_json::json!(["proxy", "router"]));
+}
+
+#[test]
+fn gateway_invalid_route_kind() {
+    let with = |kinds: &str| {
+        let spec = format!(
+            "  listeners: [{{name: l, port: 80, protocol: HTTP, allowedRoutes: {{kinds: [{kinds}]}}}}]\n"
+        );
+        let made = gateway(&spec, &[READY]);
+        let (_, listeners) = made.gateway();
+        (listeners["l"].clone(), made.listeners().len())
+    };
+    let ((kinds, told), served) = with("{kind: InvalidRoute}");
+    assert!(kinds.is_empty(), "not the default kinds");
+    assert_eq!(told["ResolvedRefs"], (false, "InvalidRouteKinds"));
+    assert_eq!(served, 0);
+    let ((kinds, told), served) = with("{kind: InvalidRoute}, {kind: HTTPRoute}");
+    assert_eq!(kinds, ["HTTPRoute"]);
+    assert_eq!(told["ResolvedRefs"], (false, "InvalidRouteKinds"));
+    assert_eq!(served, 1, "the good kind is served");
+    let ((kinds, told), _) = with("{kind: HTTPRoute, group: other.io}");
+    assert!(kinds.is_empty());
+    assert_eq!(told["ResolvedRefs"], (false, "InvalidRouteKinds"));
+}
+
+#[test]
+fn gateway_listener_unsupported_protocol() {
+    let bad = "{name: bad, port: 1111, protocol: INVALID}";
+    let (alone, listeners) = gateway(&format!("  listeners: [{bad}]\n"), &[READY]).gateway();
+    assert_eq!(alone["Accepted"], (false, "ListenersNotValid"));
+    assert_eq!(listeners["bad"].1["Accepted"], (false, "UnsupportedProtocol"));
+    assert!(listeners["bad"].0.is_empty());
+    let both = format!("  listeners: [{bad}, {{name: http, port: 80, protocol: HTTP}}]\n");
+    let (both, listeners) = gateway(&both, &[READY]).gateway();
+    assert_eq!(both["Accepted"], (true, "ListenersNotValid"));
+    assert_eq!(listeners["http"].1["Accepted"], (true, "Accepted"));
+}
+
+#[test]
+fn gateway_invalid_tls_configuration_and_reference_grants() {
+    let (pem, key) = certificate("example.org");
+    let own = secret("infra", "good", &pem, &key);
+    let broken = secret("infra", "broken", "Hello world", &key);
+    let far = secret("certs", "far", &pem, &key);
+    let grant = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: ReferenceGrant
+metadata: {name: g, namespace: certs}
+spec:
+  from: [{group: gateway.networking.k8s.io, kind: Gateway, namespace: infra}]
+  to: [{group: '', kind: Secret}]
+";
+    let cases: [(&str, &[&str], Option<&str>); 7] = [
+        ("{name: good}", &[], None),
+        ("{name: gone}", &[], Some("InvalidCertificateRef")),
+        ("{name: good, group: wrong.io}", &[], Some("InvalidCertificateRef")),
+        ("{name: good, kind: WrongKind}", &[], Some("InvalidCertificateRef")),
+        ("{name: broken}", &[], Some("InvalidCertificateRef")),
+        ("{name: far, namespace: certs}", &[], Some("RefNotPermitted")),
+        ("{name: far, namespace: certs}", &[grant], None),
+    ];
+    for (reference, more, want) in cases {
+        let spec = format!(
+            "  listeners: [{{name: l, port: 443, protocol: HTTPS, tls: {{certificateRefs: [{reference}]}}}}]\n"
+        );
+        let objects: Vec<&str> =
+            [READY, &own, &broken, &far].into_iter().chain(more.iter().copied()).collect();
+        let made = gateway(&spec, &objects);
+        let (_, listeners) = made.gateway();
+        let expected = want.map_or((true, "ResolvedRefs"), |reason| (false, reason));
+        let (kinds, told) = &listeners["l"];
+        assert_eq!(told["ResolvedRefs"], expected, "{reference}");
+        assert_eq!(told["Accepted"], (true, "Accepted"), "{reference}");
+        assert_eq!(told["Programmed"].0, want.is_none(), "{reference}");
+        assert!(kinds.contains(&"HTTPRoute"), "{reference}");
+        assert_eq!(made.listeners().len(), usize::from(want.is_none()), "{reference}");
+    }
+}
+
+#[test]
+fn a_secret_goes_to_the_gateways_that_name_it_and_may() {
+    let (pem, key) = certificate("example.org");
+    let own = secret("infra", "good", &pem, &key);
+    let naming = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: NAME, namespace: NAMESPACE}
+spec:
+  gatewayClassName: waymark
+  listeners: [{name: l, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: good, namespace: infra}]}}]
+";
+    let near = naming.replace("NAMESPACE", "infra").replace("NAME", "near");
+    let stranger = naming.replace("NAMESPACE", "other").replace("NAME", "stranger");
+    let made = run(&stores(&[&own, &near, &stranger]), Translator::Secret, "infra/good");
+    let [Output::Config(config)] = made.0.as_slice() else { panic!("{} outputs", made.0.len()) };
+    let near = crate::output::Scope::Gateways([crate::store::Name::new("infra", "near")].into());
+    assert_eq!(config.scope, near);
+    assert!(run(&stores(&[&own]), Translator::Secret, "infra/good").0.is_empty());
+}
+
+#[test]
+fn listeners_that_conflict_stand_in_order() {
+    let spec = "  listeners:
+  - {name: http, port: 80, protocol: HTTP, hostname: a.com}
+  - {name: other-host, port: 80, protocol: HTTP, hostname: b.com}
+  - {name: same-host, port: 80, protocol: HTTP, hostname: a.com}
+  - {name: tcp, port: 80, protocol: TCP}
+  - {name: udp, port: 80, protocol: UDP}
+";
+    let made = gateway(spec, &[READY]);
+    let (conditions, listeners) = made.gateway();
+    assert_eq!(conditions["Accepted"], (true, "ListenersNotValid"));
+    let conflicted = |name: &str| listeners[name].1["Conflicted"];
+    assert_eq!(conflicted("same-host"), (true, "HostnameConflict"));
+    assert_eq!(conflicted("tcp"), (true, "ProtocolConflict"));
+    assert_eq!(listeners["tcp"].1["Accepted"], (false, "ProtocolConflict"));
+    assert_eq!(listeners["tcp"].1["Programmed"], (false, "ProtocolConflict"));
+    for good in ["http", "other-host", "udp"] {
+        assert_eq!(conflicted(good), (false, "NoConflicts"), "{good}");
+    }
+    assert_eq!(made.listeners().len(), 3);
+}
+
+#[test]
+fn gateway_addresses_and_parameters() {
+    let with = |addresses: &str| {
+        gateway(&format!("{HTTP}  addresses: [{addresses}]\n"), &[READY]).gateway().0
+    };
+    let good = "{type: IPAddress, value: 10.97.0.1}";
+    let unusable = "{type: IPAddress, value: 10.1.2.3}";
+    assert_eq!(with(good)["Programmed"], (true, "Programmed"));
+    assert_eq!(with("{type: IPAddress}")["Programmed"], (true, "Programmed"));
+    let told = with(&format!("{good}, {unusable}"));
+    assert_eq!(told["Accepted"], (true, "Accepted"));
+    assert_eq!(told["Programmed"], (false, "AddressNotUsable"));
+    let told = with(&format!("{good}, {{type: example.com/named, value: x}}"));
+    assert_eq!(told["Accepted"], (false, "UnsupportedAddress"));
+
+    let parameters = "  infrastructure: {parametersRef: {group: a.b, kind: C, name: d}}\n";
+    let (told, _) = gateway(&format!("{HTTP}{parameters}"), &[READY]).gateway();
+    assert_eq!(told["Accepted"], (false, "InvalidParameters"));
+}
+
+#[test]
+fn gateway_frontend_client_certificate_validation() {
+    let (pem, key) = certificate("example.org");
+    let own = secret("infra", "good", &pem, &key);
+    let map = format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: ca, namespace: infra}}\ndata:\n  ca.crt: |\n    {}\n",
+        pem.trim().replace('\n', "\n    ")
+    );
+    let spec = "  listeners:
+  - {name: default, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: good}]}}
+  - {name: broken, port: 8443, protocol: HTTPS, tls: {certificateRefs: [{name: good}]}}
+  - {name: kind, port: 8444, protocol: HTTPS, tls: {certificateRefs: [{name: good}]}}
+  - {name: http, port: 80, protocol: HTTP}
+  tls:
+    frontend:
+      default: {validation: {caCertificateRefs: [{group: '', kind: ConfigMap, name: ca}], mode: AllowInsecureFallback}}
+      perPort:
+      - {port: 8443, tls: {validation: {caCertificateRefs: [{group: '', kind: ConfigMap, name: gone}]}}}
+      - {port: 8444, tls: {validation: {caCertificateRefs: [{group: '', kind: Secret, name: ca}]}}}
+";
+    let made = gateway(spec, &[READY, &own, &map]);
+    let (conditions, listeners) = made.gateway();
+    assert_eq!(conditions["InsecureFrontendValidationMode"], (true, "ConfigurationChanged"));
+    let bad = [("broken", "InvalidCACertificateRef"), ("kind", "InvalidCACertificateKind")];
+    for (name, reason) in bad {
+        let told = &listeners[name].1;
+        assert_eq!(told["ResolvedRefs"], (false, reason), "{name}");
+        assert_eq!(told["Accepted"], (false, "NoValidCACertificate"), "{name}");
+        assert!(!told["Programmed"].0, "{name}");
+    }
+    for name in ["default", "http"] {
+        assert_eq!(listeners[name].1["Programmed"], (true, "Programmed"), "{name}");
+    }
+    let served = made.listeners();
+    let default = served.iter().find(|one| one.name.section() == "default").unwrap();
+    let validation = default.tls.as_ref().unwrap().client_validation.as_ref().unwrap();
+    assert_eq!(validation.mode, ClientValidationMode::AllowInsecureFallback);
+}
+
+#[test]
+fn tls_listeners_pass_through_or_end_here() {
+    let spec = "  listeners:
+  - {name: pass, port: 443, protocol: TLS, hostname: a.com, tls: {mode: Passthrough}}
+  - {name: bad, port: 444, protocol: HTTPS, tls: {mode: Passthrough}}
+";
+    let made = gateway(spec, &[READY]);
+    let served = made.listeners();
+    assert_eq!(served.len(), 1);
+    assert_eq!(served[0].protocol, Protocol::Tls);
+    assert_eq!(served[0].tls.as_ref().unwrap().mode, TlsMode::Passthrough);
+    let (_, listeners) = made.gateway();
+    assert_eq!(listeners["pass"].0, ["TLSRoute"]);
+    assert_eq!(listeners["bad"].1["Accepted"], (false, "UnsupportedValue"));
+}
+
+#[test]
+fn gateway_client_certificate_for_backends() {
+    let (pem, key) = certificate("client");
+    let own = secret("infra", "client", &pem, &key);
+    let with = |reference: &str| {
+        let spec = format!("{HTTP}  tls: {{backend: {{clientCertificateRef: {reference}}}}}\n");
+        gateway(&spec, &[READY, &own]).gateway().0
+    };
+    assert_eq!(with("{name: client}")["ResolvedRefs"], (true, "ResolvedRefs"));
+    for (reference, reason) in [
+        ("{name: gone}", "InvalidClientCertificateRef"),
+        ("{name: client, kind: Nope}", "InvalidClientCertificateRef"),
+        ("{name: client, namespace: other}", "RefNotPermitted"),
+    ] {
+        let told = with(reference);
+        assert_eq!(told["ResolvedRefs"], (false, reason), "{reference}");
+        assert_eq!(told["Accepted"], (true, "Accepted"), "{reference}");
+    }
+    assert!(!gateway(HTTP, &[READY]).gateway().0.contains_key("ResolvedRefs"));
+}
+
+#[test]
+fn a_waypoint_has_one_listener() {
+    let with = |listener: &str| {
+        let text = format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: wp, namespace: infra}}\n\
+             spec: {{gatewayClassName: waymark-waypoint, listeners: [{listener}]}}\n"
+        );
+        run(&stores(&[&text]), Translator::Gateway, "infra/wp")
+    };
+    let good = with("{name: mesh, port: 15008, protocol: HBONE}");
+    assert_eq!(good.listeners()[0].protocol, Protocol::Hbone);
+    let (_, listeners) = with("{name: http, port: 80, protocol: HTTP}").gateway();
+    assert_eq!(listeners["http"].1["Accepted"], (false, "UnsupportedProtocol"));
+}

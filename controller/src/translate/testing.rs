@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Objects from YAML, and what translators make of them; for tests.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use routing::delta::Resource as Plane;
+use routing::listener::Listener;
+use routing::route::Rule;
+
+use super::Translator;
+use crate::output::{Output, Resource, Scope};
+use crate::settings::Mesh;
+use crate::source::document;
+use crate::status::{Body, Condition, Status};
+use crate::store::lookup::Lookup;
+use crate::store::{Name, Stores};
+
+/// Objects of some YAML texts.
+pub(crate) fn stores(texts: &[&str]) -> Stores {
+    let mut stores = Stores::default();
+    for text in texts {
+        let parsed = document::parse(Path::new("test.yaml"), text);
+        assert!(parsed.problems.is_empty(), "{:?}", parsed.problems);
+        for placed in parsed.objects {
+            stores.put(placed.object);
+        }
+    }
+    stores
+}
+
+/// What a translator makes of one object.
+pub(crate) fn run(stores: &Stores, translator: Translator, name: &str) -> Made {
+    let (namespace, name) = name.split_once('/').unwrap_or(("", name));
+    let mesh = Mesh::default();
+    Made(translator.run(&Name::new(namespace, name), &mut Lookup::new(stores, &mesh)))
+}
+
+/// Outputs of a translator.
+pub(crate) struct Made(pub(crate) Vec<Output>);
+
+/// Status and reason by type of condition.
+pub(crate) type Told = BTreeMap<&'static str, (bool, &'static str)>;
+
+pub(crate) fn told(conditions: &[Condition]) -> Told {
+    conditions.iter().map(|one| (one.kind, (one.status, one.reason))).collect()
+}
+
+impl Made {
+    pub(crate) fn status(&self) -> &Status {
+        let found = self.0.iter().find_map(|output| match output {
+            Output::Status(status) => Some(&**status),
+            Output::Config(_) | Output::Object(_) | Output::Attached(..) => None,
+        });
+        found.expect("a status")
+    }
+
+    fn plane(&self) -> impl Iterator<Item = (&Plane, &Scope)> {
+        self.0.iter().filter_map(|output| match output {
+            Output::Config(config) => match &config.resource {
+                Resource::Plane(plane) => Some((plane, &config.scope)),
+                Resource::NodePod(_) => None,
+            },
+            Output::Status(_) | Output::Object(_) | Output::Attached(..) => None,
+        })
+    }
+
+    /// Rules, with the gateways that get them.
+    pub(crate) fn rules(&self) -> Vec<(Arc<Rule>, &Scope)> {
+        let rules = self.plane().filter_map(|(plane, scope)| match plane {
+            Plane::Rule(rule) => Some((Arc::clone(rule), scope)),
+            _ => None,
+        });
+        rules.collect()
+    }
+
+    pub(crate) fn listeners(&self) -> Vec<Arc<Listener>> {
+        let listeners = self.plane().filter_map(|(plane, _)| match plane {
+            Plane::Listener(listener) => Some(Arc::clone(listener)),
+            _ => None,
+        });
+        listeners.collect()
+    }
+
+    pub(crate) fn backend_tls(&self) -> Vec<Arc<routing::backend::BackendTls>> {
+        let policies = self.plane().filter_map(|(plane, _)| match plane {
+            Plane::BackendTls(tls) => Some(Arc::clone(tls)),
+            _ => None,
+        });
+        policies.collect()
+    }
+
+    /// What each parent says, in order.
+    pub(crate) fn parents(&self) -> Vec<Told> {
+        match &self.status().body {
+            Body::Parents { parents, .. } => {
+                parents.iter().map(|parent| told(&parent.conditions)).collect()
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What a Gateway and its listeners say.
+    pub(crate) fn gateway(&self) -> (Told, BTreeMap<String, (Vec<&'static str>, Told)>) {
+        match &self.status().body {
+            Body::Gateway { conditions, listeners, .. } => {
+                let listeners = listeners.iter().map(|listener| {
+                    let said = (listener.kinds.clone(), told(&listener.conditions));
+                    (listener.name.clone(), said)
+                });
+                (told(conditions), listeners.collect())
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Sections that count the route.
+    pub(crate) fn attached(&self) -> Vec<String> {
+        let mut sections = Vec::new();
+        for output in &self.0 {
+            if let Output::Attached(_, listeners) = output {
+                sections.extend(listeners.iter().map(|(gateway, at)| format!("{gateway}/{at}")));
+            }
+        }
+        sections
+    }
+}
+
+/// A certificate and its key, PEM.
+pub(crate) fn certificate(host: &str) -> (String, String) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec![host.to_owned()]).unwrap();
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
+/// A TLS Secret as YAML.
+pub(crate) fn secret(namespace: &str, name: &str, certificate: &str, key: &str) -> String {
+    let indent = |text: &str| text.trim().replace('\n', "\n    ");
+    format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
+         stringData:\n  tls.crt: |\n    {}\n  tls.key: |\n    {}\n",
+        indent(certificate),
+        indent(key)
+    )
+}
