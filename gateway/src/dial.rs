@@ -11,7 +11,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use routing::discovery::Workload;
 use routing::l4::{Authority, Dial, Hop, Tunnel};
 use tokio::net::TcpStream;
@@ -25,6 +25,9 @@ use crate::http::{ByteStream, Dialed, PoolKey, Protocol};
 use crate::reply::Refusal;
 use crate::tls::client::Client;
 use crate::worker::Worker;
+
+/// Names of the gateways that a request has passed, on the CONNECT to a waypoint.
+pub(crate) const VISITED: HeaderName = HeaderName::from_static("x-waymark-visited");
 
 /// Why there is no stream to an endpoint; nothing of the request was sent.
 #[derive(Debug, thiserror::Error)]
@@ -103,20 +106,29 @@ pub(crate) struct Target {
     tls: Option<Arc<Client>>,
     /// What is to be spoken.
     protocol: Protocol,
+    /// Waypoints that the request has passed, told to the next one.
+    visited: Option<Arc<str>>,
+}
+
+/// What is to be made of a hop.
+#[derive(Clone, Debug)]
+pub(crate) struct Terms {
+    /// TLS towards the backend.
+    pub(crate) tls: Option<Arc<Client>>,
+    /// What is to be spoken.
+    pub(crate) protocol: Protocol,
+    /// Waypoints that the request has passed before this gateway.
+    pub(crate) visited: Option<Arc<str>>,
 }
 
 impl Target {
-    /// Resolves `hop`; TLS as `tls` says, and then `protocol`.
+    /// Resolves `hop`; TLS as `terms` say, and then their protocol.
     ///
     /// # Errors
     ///
     /// [`DialError::Resolve`] or [`DialError::NoCertificate`].
-    pub(crate) async fn new(
-        worker: &Worker,
-        hop: &Hop,
-        tls: Option<Arc<Client>>,
-        protocol: Protocol,
-    ) -> Result<Self, DialError> {
+    pub(crate) async fn new(worker: &Worker, hop: &Hop, terms: Terms) -> Result<Self, DialError> {
+        let Terms { tls, protocol, visited } = terms;
         let (to, tunnel, endpoint) = match hop {
             Hop::Direct { to, endpoint } => (to.clone(), None, Some(endpoint)),
             Hop::Tunnel(tunnel) | Hop::Waypoint(tunnel) => {
@@ -135,7 +147,8 @@ impl Target {
             Dial::Address(address) => address,
             Dial::Name(name, port) => resolve(&name, port).await?,
         };
-        Ok(Self { address, tunnel, endpoint: endpoint.cloned(), tls, protocol })
+        let visited = matches!(hop, Hop::Waypoint(_)).then(|| passed(worker, visited.as_deref()));
+        Ok(Self { address, tunnel, endpoint: endpoint.cloned(), tls, protocol, visited })
     }
 
     /// The workload that was chosen.
@@ -180,8 +193,8 @@ impl Target {
             workload: pod.map(|pod| Arc::clone(pod.pod_uid.as_ref().unwrap_or(&pod.uid))),
             identity: tunnel.map(|(tunnel, _)| tunnel.expected.identity.clone()),
             via: tunnel.map(|_| self.address),
-            // A name within a tunnel and TLS never come together, so one field holds either.
-            tls: tls.or(name),
+            // TLS, a name within a tunnel and waypoints on the way never come together.
+            tls: tls.or(name).or_else(|| self.visited.clone()),
             protocol: self.protocol,
         }
     }
@@ -271,7 +284,10 @@ impl Target {
             address: self.address,
             expected: tunnel.expected.clone(),
         };
-        let mut headers = HeaderMap::with_capacity(2);
+        let mut headers = HeaderMap::with_capacity(3);
+        if let Some(visited) = self.visited.as_deref().and_then(|visited| visited.parse().ok()) {
+            headers.insert(VISITED, visited);
+        }
         if let Some(uid) = endpoint.pod_uid.as_deref().and_then(|uid| uid.parse().ok()) {
             headers.insert(hbone::POD_UID, uid);
         }
@@ -283,6 +299,20 @@ impl Target {
         let opened = worker.tunnels.open(&key, own, &ask, move || connect(address)).await;
         opened.map(|(stream, _)| stream).map_err(DialError::Tunnel)
     }
+}
+
+/// Waypoints on the way so far, and this gateway.
+fn passed(worker: &Worker, before: Option<&str>) -> Arc<str> {
+    let own = worker.shared.settings.gateway.as_str();
+    match before {
+        Some(before) => format!("{before},{own}").into(),
+        None => own.into(),
+    }
+}
+
+/// Tells whether `visited` names this gateway, which a request must not enter twice.
+pub(crate) fn has_passed(gateway: &str, visited: &str) -> bool {
+    visited.split(',').any(|one| one.trim() == gateway)
 }
 
 async fn connect(address: SocketAddr) -> io::Result<TcpStream> {

@@ -53,6 +53,8 @@ pub(crate) struct Arrival {
     pub(crate) entry: Entry,
     /// What policies point at that are in force here, besides the gateway itself.
     pub(crate) targets: Vec<Target>,
+    /// Waypoints that were passed before, as the peer says.
+    pub(crate) visited: Option<Arc<str>>,
     /// The TLS session, if it ended here.
     pub(crate) tls: Option<TlsSession>,
 }

@@ -131,7 +131,8 @@ impl Session<'_> {
     }
 
     async fn connect(&mut self, backend: &Backend<'_>) -> Result<Box<dyn ByteStream>, Refusal> {
-        let mut chosen = Chosen::new(self.worker, self.loaded, backend, Protocol::Sniff)?;
+        let visited = self.arrival.visited.as_ref();
+        let mut chosen = Chosen::new(self.worker, self.loaded, backend, Protocol::Sniff, visited)?;
         let mut failure = Refusal::Connect("no endpoint is left".into());
         for _ in 0..ATTEMPTS {
             let Some(target) = chosen.next().await else { break };

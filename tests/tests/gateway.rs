@@ -4,6 +4,9 @@
 
 mod gateway {
     mod edge;
+    mod failure;
+    mod stream;
+    mod tls;
     mod waypoint;
 
     use std::net::{IpAddr, SocketAddr};

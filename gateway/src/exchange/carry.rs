@@ -31,6 +31,8 @@ pub(super) struct Carrying<'a> {
     backend: &'a Backend<'a>,
     plan: &'a Plan<'a>,
     bodies: Carry,
+    /// Why the attempt before failed.
+    last: Option<Refusal>,
     /// When the whole exchange must be over.
     deadline: Option<Instant>,
     timeouts: Timeouts,
@@ -41,12 +43,6 @@ pub(super) struct Carrying<'a> {
 struct Fault {
     refusal: Refusal,
     failure: Option<Failure>,
-}
-
-impl Fault {
-    fn last(refusal: Refusal) -> Self {
-        Self { refusal, failure: None }
-    }
 }
 
 impl<'a> Carrying<'a> {
@@ -60,7 +56,7 @@ impl<'a> Carrying<'a> {
         let retry = matched.rule.map_or_else(RetryRule::default, |rule| rule.retry.clone());
         let deadline = timeouts.deadline(asked.started);
         let bodies = Carry::new(&asked.worker.shared.http_limits);
-        Self { asked, backend, plan, bodies, deadline, timeouts, retry }
+        Self { asked, backend, plan, last: None, bodies, deadline, timeouts, retry }
     }
 
     /// The bodies, before the first attempt.
@@ -80,7 +76,9 @@ impl<'a> Carrying<'a> {
         record: &mut Record,
     ) -> Result<(), Refusal> {
         let protocol = self.backend.protocol(self.asked.grpc, down.upgrade().is_some());
-        let mut chosen = Chosen::new(self.asked.worker, self.asked.loaded, self.backend, protocol)?;
+        let Asked { worker, loaded, arrival, .. } = self.asked;
+        let visited = arrival.visited.as_ref();
+        let mut chosen = Chosen::new(worker, loaded, self.backend, protocol, visited)?;
         let result = loop {
             record.attempts += 1;
             let fault = match self.once(&mut chosen, down, &head, record).await {
@@ -93,9 +91,12 @@ impl<'a> Carrying<'a> {
             if !self.again(&fault, down, record.attempts) {
                 break Err(fault.refusal);
             }
+            self.last = Some(fault.refusal);
             self.pause(record.attempts).await;
         };
         record.moved = self.bodies.moved();
+        record.grpc = self.bodies.grpc_status().or(record.grpc);
+        record.grpc = self.bodies.grpc_status().or(record.grpc);
         result
     }
 
@@ -168,7 +169,7 @@ impl<'a> Carrying<'a> {
         let target = match chosen.next().await {
             Some(Ok(target)) => target,
             Some(Err(error)) => return Err(unreachable(&error)),
-            None => return Err(Fault::last(Refusal::Connect("no endpoint is left".into()))),
+            None => return Err(self.out_of_endpoints()),
         };
         let worker = self.asked.worker;
         record.endpoint = target.endpoint().cloned();
@@ -218,6 +219,12 @@ impl<'a> Carrying<'a> {
             Some(done) => done.map_err(|error| fault(&error).refusal),
             None => Err(Refusal::Timeout),
         }
+    }
+
+    /// Nothing is left to try: the reason is that of the attempt before.
+    fn out_of_endpoints(&self) -> Fault {
+        let none = || Refusal::Connect("no endpoint is left".into());
+        Fault { refusal: self.last.clone().unwrap_or_else(none), failure: None }
     }
 
     fn timed_out(&self) -> Fault {

@@ -21,7 +21,7 @@ use routing::split;
 
 use super::Asked;
 use super::match_route::Matched;
-use crate::dial::{DialError, Target};
+use crate::dial::{DialError, Target, Terms};
 use crate::http::Protocol;
 use crate::reply::Refusal;
 use crate::settings::Role;
@@ -144,8 +144,7 @@ pub(crate) struct Chosen {
     worker: Rc<Worker>,
     loaded: Arc<Loaded>,
     order: Order,
-    tls: Option<Arc<Client>>,
-    protocol: Protocol,
+    terms: Terms,
     tried: Vec<Arc<str>>,
 }
 
@@ -158,7 +157,8 @@ enum Order {
 }
 
 impl Chosen {
-    /// The endpoints of `backend`, to speak `protocol` with.
+    /// The endpoints of `backend`, to speak `protocol` with, for a request that has passed the
+    /// waypoints `visited`.
     ///
     /// # Errors
     ///
@@ -168,6 +168,7 @@ impl Chosen {
         loaded: &Arc<Loaded>,
         backend: &Backend<'_>,
         protocol: Protocol,
+        visited: Option<&Arc<str>>,
     ) -> Result<Self, Refusal> {
         let (order, tls) = match backend {
             Backend::Service { service, port, .. } => {
@@ -196,7 +197,8 @@ impl Chosen {
             (_, protocol) => protocol,
         };
         let (worker, loaded) = (Rc::clone(worker), Arc::clone(loaded));
-        Ok(Self { worker, loaded, order, tls, protocol, tried: Vec::new() })
+        let terms = Terms { tls, protocol, visited: visited.cloned() };
+        Ok(Self { worker, loaded, order, terms, tried: Vec::new() })
     }
 
     /// The next endpoint; none once all that may be tried were.
@@ -215,7 +217,7 @@ impl Chosen {
                 l4::hop_to_endpoint(&candidate.workload, Some(service), candidate.port, family)?
             }
         };
-        Some(Target::new(&self.worker, &hop, self.tls.clone(), self.protocol).await)
+        Some(Target::new(&self.worker, &hop, self.terms.clone()).await)
     }
 }
 

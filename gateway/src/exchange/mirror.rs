@@ -41,8 +41,9 @@ pub(super) fn send(
         head.without_upgrade();
         let (worker, loaded) = (Rc::clone(asked.worker), Arc::clone(asked.loaded));
         let (target, grpc) = (target.clone(), asked.grpc);
+        let visited = asked.arrival.visited.clone();
         tokio::task::spawn_local(async move {
-            let copied = copy(&worker, &loaded, &target, grpc);
+            let copied = copy(&worker, &loaded, &target, grpc, visited);
             let limit = worker.shared.settings.limits.mirror_time;
             let result = Box::pin(tokio::time::timeout(limit, async {
                 let up = copied.await?;
@@ -64,10 +65,11 @@ async fn copy(
     loaded: &Arc<Loaded>,
     target: &BackendTarget,
     grpc: bool,
+    visited: Option<Arc<str>>,
 ) -> Result<crate::http::Upstream, String> {
     let backend = of_target(loaded, target, &[]).map_err(|refusal| refusal.to_string())?;
     let protocol: Protocol = backend.protocol(grpc, false);
-    let chosen = Chosen::new(worker, loaded, &backend, protocol);
+    let chosen = Chosen::new(worker, loaded, &backend, protocol, visited.as_ref());
     let mut chosen = chosen.map_err(|refusal| refusal.to_string())?;
     let target = chosen.next().await.ok_or("no endpoint")?;
     let target = target.map_err(|error| error.to_string())?;

@@ -20,25 +20,18 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, StatusCode};
 use tokio::sync::mpsc;
 
 use super::downstream::{Downstream, Event};
 use super::{Body, Error, Limits, Protocol, RequestHead, ResponseHead, Upstream};
 
+mod mirror;
 mod raw;
+mod replay;
 
-/// Below this a kept piece gets memory of its own, so that it does not hold a large buffer.
-const SMALL: usize = 8 << 10;
-
-/// A part of a request body on its way to a mirror.
-#[derive(Clone, Debug)]
-pub enum Piece {
-    /// Bytes of the body.
-    Data(Bytes),
-    /// The body is complete. A queue that ends without it was dropped: the copy is not whole.
-    End,
-}
+pub use mirror::{Piece, mirror};
+use replay::Replay;
 
 /// Bytes of bodies that went through.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -59,6 +52,7 @@ pub struct Carry {
     /// The current try: how far its request is.
     sink: Sink,
     moved: Moved,
+    grpc_status: Option<u16>,
 }
 
 #[derive(Debug)]
@@ -77,33 +71,17 @@ enum Sink {
     Broken,
 }
 
-/// What was read of a request body, while it is little enough to be sent again.
-#[derive(Debug)]
-struct Replay {
-    pieces: Vec<Bytes>,
-    size: usize,
-    limit: usize,
-    /// Pieces that the current try has.
-    sent: usize,
-    whole: bool,
-}
-
 impl Carry {
     /// For one exchange.
     #[must_use]
     pub fn new(limits: &Limits) -> Self {
         Self {
-            replay: Replay {
-                pieces: Vec::new(),
-                size: 0,
-                limit: limits.replay,
-                sent: 0,
-                whole: true,
-            },
+            replay: Replay::new(limits.replay),
             mirrors: Vec::new(),
             source: Source::Open,
             sink: Sink::Open,
             moved: Moved::default(),
+            grpc_status: None,
         }
     }
 
@@ -116,6 +94,12 @@ impl Carry {
     #[must_use]
     pub fn moved(&self) -> Moved {
         self.moved
+    }
+
+    /// The `grpc-status` in the trailers of the response, once it was delivered.
+    #[must_use]
+    pub fn grpc_status(&self) -> Option<u16> {
+        self.grpc_status
     }
 
     /// Whether the request can be sent once more: all of its body so far is kept, and the
@@ -303,7 +287,11 @@ impl Carry {
                 }
                 Ok(last)
             }
-            Event::Trailers(trailers) => down.put_end(Some(trailers)).map(|()| true),
+            Event::Trailers(trailers) => {
+                let status = trailers.get("grpc-status").and_then(|status| status.to_str().ok());
+                self.grpc_status = status.and_then(|status| status.parse().ok());
+                down.put_end(Some(trailers)).map(|()| true)
+            }
             Event::End => down.put_end(None).map(|()| true),
         }
     }
@@ -399,78 +387,11 @@ impl Carry {
     }
 }
 
-impl Replay {
-    fn keep(&mut self, piece: &Bytes) {
-        if !self.whole {
-            return;
-        }
-        self.size += piece.len();
-        if self.size > self.limit {
-            self.whole = false;
-            self.pieces = Vec::new();
-        } else if piece.len() < SMALL {
-            self.pieces.push(Bytes::copy_from_slice(piece));
-        } else {
-            self.pieces.push(piece.clone());
-        }
-    }
-
-    fn next(&mut self) -> Option<Bytes> {
-        let piece = self.pieces.get(self.sent).cloned()?;
-        self.sent += 1;
-        Some(piece)
-    }
-}
-
 /// The piece, and the end with its trailers, of an event.
 fn split(event: Event) -> (Option<Bytes>, Option<Option<HeaderMap>>) {
     match event {
         Event::Data { piece, last } => (Some(piece), last.then_some(None)),
         Event::Trailers(trailers) => (None, Some(Some(trailers))),
         Event::End => (None, Some(None)),
-    }
-}
-
-/// Sends a copy of a request and drops what comes back; `pieces` is its body, if it has one.
-///
-/// # Errors
-///
-/// See [`Error`]: the mirror failed, or its queue was dropped before the end of the body.
-pub async fn mirror(
-    mut up: Upstream,
-    request: RequestHead,
-    body: Body,
-    mut pieces: mpsc::Receiver<Piece>,
-) -> Result<StatusCode, Error> {
-    let body = if request.method == Method::CONNECT { Body::None } else { body };
-    up.put_head(request, body)?;
-    if body != Body::None {
-        feed(&mut up, &mut pieces).await?;
-    }
-    up.put_end(None)?;
-    poll_fn(|cx| up.poll_push(cx)).await?;
-    let status = loop {
-        let head = poll_fn(|cx| up.poll_head(cx)).await?;
-        if !head.status.is_informational() {
-            break head.status;
-        }
-    };
-    while let Event::Data { last: false, .. } = poll_fn(|cx| up.poll_event(cx)).await? {}
-    up.finish();
-    Ok(status)
-}
-
-/// Sends pieces as they come, up to the end of the body.
-async fn feed(up: &mut Upstream, pieces: &mut mpsc::Receiver<Piece>) -> Result<(), Error> {
-    loop {
-        match pieces.recv().await {
-            Some(Piece::Data(piece)) => {
-                poll_fn(|cx| up.poll_room(cx)).await?;
-                up.put_data(piece, false)?;
-                poll_fn(|cx| up.poll_push(cx)).await?;
-            }
-            Some(Piece::End) => return Ok(()),
-            None => return Err(Error::DownstreamGone),
-        }
     }
 }

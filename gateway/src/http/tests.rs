@@ -4,6 +4,7 @@
 //! in-memory streams, all on one core.
 
 mod bodies;
+mod copies;
 mod framing;
 mod heads;
 mod limits;

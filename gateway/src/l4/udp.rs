@@ -93,6 +93,7 @@ impl Session {
             local: self.socket.local_addr().unwrap_or(self.client),
             entry: Entry::Port(self.port),
             targets: Vec::new(),
+            visited: None,
             tls: None,
         };
         let remote = self.client.ip().to_canonical();

@@ -27,6 +27,7 @@ use super::hello;
 use super::rewound::Rewound;
 use super::sniff;
 use super::tcp::http;
+use crate::dial::{VISITED, has_passed};
 use crate::exchange::{Arrival, Entry, targets_of_service, targets_of_workload};
 use crate::http::{ByteStream, Protocol};
 use crate::l4;
@@ -96,6 +97,9 @@ enum NotOurs {
     /// It is nothing that this gateway is the waypoint of.
     #[error("not what this gateway is the waypoint of")]
     Foreign,
+    /// The request was here before.
+    #[error("request has passed this gateway before")]
+    Again,
     /// The service has no such port.
     #[error("service has no such port")]
     NoPort,
@@ -109,8 +113,13 @@ async fn answer(
 ) -> io::Result<()> {
     let loaded = worker.shared.state.load();
     let uid = connect.head().headers.get(POD_UID).map(http::HeaderValue::as_bytes);
+    let visited = connect.head().headers.get(VISITED).and_then(|visited| visited.to_str().ok());
+    let again = visited.is_some_and(|visited| has_passed(loaded.gateway.as_str(), visited));
+    let visited: Option<Arc<str>> = visited.map(Arc::from);
     let entry = if meant_for_other(&loaded.own, uid) {
         Err(NotOurs::OtherPod)
+    } else if again {
+        Err(NotOurs::Again)
     } else {
         entry(&loaded, connect.authority(), &peer)
     };
@@ -126,6 +135,7 @@ async fn answer(
                 NotOurs::OtherPod => {
                     connect.refuse(StatusCode::SERVICE_UNAVAILABLE, Some(REFUSED_UID));
                 }
+                NotOurs::Again => connect.refuse(StatusCode::LOOP_DETECTED, None),
                 NotOurs::NoPort => connect.refuse(StatusCode::SERVICE_UNAVAILABLE, None),
             }
             return Ok(());
@@ -143,7 +153,7 @@ async fn answer(
         }
         Entry::Port(_) => (Vec::new(), None),
     };
-    let arrival = Arrival { peer, local, entry, targets, tls: None };
+    let arrival = Arrival { peer, local, entry, targets, visited, tls: None };
     let stream = connect.accept(HeaderMap::new())?;
     let taken = Taken { worker, loaded, arrival, drain };
     Box::pin(taken.carry(spoken.unwrap_or_default(), stream)).await

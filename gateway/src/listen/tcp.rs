@@ -208,6 +208,7 @@ impl<S> Incoming<S> {
             local: self.local,
             entry: Entry::Port(self.port),
             targets: Vec::new(),
+            visited: None,
             tls,
         }
     }

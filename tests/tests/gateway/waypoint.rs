@@ -141,6 +141,12 @@ fn what_is_not_its_own_is_refused() -> anyhow::Result<()> {
                 other => panic!("{authority}: {other:?}"),
             }
         }
+        let again =
+            HeaderMap::from_iter([("x-waymark-visited".parse()?, "shop/a,shop/gw".parse()?)]);
+        match client.open(&format!("{}:80", vip("web")), again).await {
+            Err(OpenError::Refused { status, .. }) => assert_eq!(status, 508, "a loop"),
+            other => panic!("a loop: {other:?}"),
+        }
         assert_eq!(pod.connections(), 0);
         let ours = client.open(&format!("{}:80", vip("web")), uid("uid-of-gw-1")).await;
         assert!(ours.is_ok(), "{ours:?}");

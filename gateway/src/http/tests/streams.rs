@@ -301,6 +301,62 @@ async fn an_early_response_over_http2_ends_the_upload() {
 }
 
 #[tokio::test]
+async fn an_early_response_from_http2_ends_an_http1_upload() {
+    on_core(async {
+        let rig = Rig::new(
+            Protocol::Http2,
+            h2_backend(|_request, mut respond| async move {
+                let mut response = Response::new(());
+                *response.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
+                let mut send = respond.send_response(response, false).expect("sent");
+                send.send_data(Bytes::from_static(b"big"), true).expect("sent");
+            }),
+        );
+        let (io, _) = rig.connect(Protocol::Http1);
+        let (mut read, mut write) = tokio::io::split(io);
+        let upload = tokio::task::spawn_local(async move {
+            let head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9000000\r\n\r\n";
+            let _gone = write.write_all(head).await;
+            let _gone = write.write_all(&vec![b'x'; 9_000_000]).await;
+        });
+        let mut all = Vec::new();
+        read.read_to_end(&mut all).await.expect("closed");
+        let all = String::from_utf8(all).expect("text");
+        assert!(
+            all.starts_with("HTTP/1.1 413 ") && all.ends_with("\r\n3\r\nbig\r\n0\r\n\r\n"),
+            "{all}"
+        );
+        upload.abort();
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_http2_backend_is_found_out_by_ping() {
+    on_core(async {
+        let rig = Rig::new(Protocol::Http2, |io: DuplexStream| {
+            tokio::task::spawn_local(async move {
+                let connection: ::h2::server::Connection<DuplexStream, Bytes> =
+                    ::h2::server::handshake(io).await.expect("a connection");
+                // Open, and polled by nobody any more.
+                std::future::pending::<()>().await;
+                drop(connection);
+            });
+        });
+        let (mut io, _) = rig.connect(Protocol::Http1);
+        let began = Instant::now();
+        io.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("written");
+        assert_eq!(status(&read_response(&mut io).await), 502);
+        assert!((30..45).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+        let (mut io, _) = rig.connect(Protocol::Http1);
+        io.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("written");
+        sleep(Duration::from_millis(1)).await;
+        assert_eq!(rig.dials.get(), 2, "the dead connection is not used again");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_expectation_before_an_http2_backend_is_met_by_us() {
     on_core(async {
         let rig = Rig::new(Protocol::Http2, h2_backend(h2_echo));

@@ -1,14 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What one request costs the HTTP engine alone: no routes, no policy, no TLS.
+//! One thread as gateway, one as backend, each in its own process, and the client in this one.
 //!
-//! `cargo bench -p waymark-gateway --bench relay`: this program starts itself as gateway and as
-//! backend, each one thread in its own process, and is the client. It prints, for HTTP/1 and
-//! HTTP/2: allocations and bytes per request of one connection (exact), and CPU per request at
-//! 64 requests in flight. With `nginx` in the path the same load goes through it too, so that
-//! the ratio comes from one run. `relay 200000` sets the number of requests.
-//!
-//! Pin it for ratios: `taskset -c 0,1`; gateway and nginx go to the last CPU allowed to it.
+//! With `nginx` in the path the same load goes through it too, in the same run: only the ratio
+//! of two programs measured together means anything. Gateway and nginx are bound to the last
+//! CPU that this process may use.
 
 use std::cell::Cell;
 use std::io::{BufRead, BufReader, Write};
@@ -24,20 +20,19 @@ use gateway::http::{
     Carry, Dialed, Downstream, Limits, Pool, Protocol, ResponseHead, Terms, serve,
 };
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
-use mimalloc::MiMalloc;
-use stats_alloc::{Region, StatsAlloc};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 
-#[global_allocator]
-static ALLOCATOR: StatsAlloc<MiMalloc> = StatsAlloc::new(MiMalloc);
-
 const IN_FLIGHT: usize = 64;
 const BODY: usize = 1024;
 
-fn main() -> Result<()> {
+/// Allocations and allocated bytes of this process so far, where they are counted.
+pub(crate) type Counts = fn() -> Option<(usize, usize)>;
+
+/// The whole program; the number of requests may be its argument.
+pub(crate) fn main(counts: Counts) -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -45,11 +40,11 @@ fn main() -> Result<()> {
     match words.as_slice() {
         ["backend", protocol] => local.block_on(&runtime, backend(protocol_of(protocol)?)),
         ["gateway", protocol, to] => {
-            local.block_on(&runtime, gateway(protocol_of(protocol)?, to.parse()?))
+            local.block_on(&runtime, gateway(protocol_of(protocol)?, to.parse()?, counts))
         }
         rest => {
             let requests = rest.iter().find_map(|word| word.parse().ok()).unwrap_or(100_000);
-            local.block_on(&runtime, compare(requests))
+            local.block_on(&runtime, compare(requests, counts().is_some()))
         }
     }
 }
@@ -63,26 +58,20 @@ fn protocol_of(name: &str) -> Result<Protocol> {
 }
 
 /// Runs every pair, and nginx if it is there.
-async fn compare(requests: usize) -> Result<()> {
+async fn compare(requests: usize, counted: bool) -> Result<()> {
     let mut out = std::io::stdout();
     for protocol in ["h1", "h2"] {
         let backend = Role::start(&["backend", protocol])?;
         let gateway = Role::start(&["gateway", protocol, &backend.address.to_string()])?;
         let speaks = protocol_of(protocol)?;
-        load(gateway.address, speaks, 1, 2000).await?;
-        let before = stats(gateway.address, speaks).await?;
-        load(gateway.address, speaks, 1, 10_000).await?;
-        let after = stats(gateway.address, speaks).await?;
-        let per = |index: usize| {
-            let difference = after.get(index).unwrap_or(&0) - before.get(index).unwrap_or(&0);
-            difference as f64 / 10_000.0
-        };
-        writeln!(
-            out,
-            "{protocol}->{protocol} one by one: {:.1} allocations, {:.0} bytes per request",
-            per(0),
-            per(1)
-        )?;
+        if counted {
+            writeln!(
+                out,
+                "{protocol}->{protocol} one by one: {}",
+                allocations(&gateway, speaks).await?
+            )?;
+            continue;
+        }
         writeln!(
             out,
             "{}",
@@ -98,6 +87,20 @@ async fn compare(requests: usize) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Allocations per request of one connection; exact.
+async fn allocations(gateway: &Role, protocol: Protocol) -> Result<String> {
+    const REQUESTS: u32 = 10_000;
+    load(gateway.address, protocol, 1, 2000).await?;
+    let before = stats(gateway.address, protocol).await?;
+    load(gateway.address, protocol, 1, REQUESTS as usize).await?;
+    let after = stats(gateway.address, protocol).await?;
+    let per = |index: usize| {
+        let difference = after.get(index).unwrap_or(&0) - before.get(index).unwrap_or(&0);
+        difference as f64 / f64::from(REQUESTS)
+    };
+    Ok(format!("{:.1} allocations, {:.0} bytes per request", per(0), per(1)))
 }
 
 /// CPU per request of `role` under load.
@@ -274,12 +277,11 @@ async fn backend_h2(io: TcpStream) -> Result<()> {
 }
 
 /// The engine, joined to one backend.
-async fn gateway(protocol: Protocol, to: SocketAddr) -> Result<()> {
+async fn gateway(protocol: Protocol, to: SocketAddr, counts: Counts) -> Result<()> {
     let limits = Arc::new(Limits { requests: u32::MAX, ..Limits::default() });
     let pool: Pool<SocketAddr> = Pool::new(Arc::clone(&limits));
-    let region = Rc::new(Region::new(&ALLOCATOR));
     listen(move |io| {
-        let (limits, pool, region) = (Arc::clone(&limits), pool.clone(), Rc::clone(&region));
+        let (limits, pool) = (Arc::clone(&limits), pool.clone());
         async move {
             let terms = Terms {
                 protocol,
@@ -289,12 +291,8 @@ async fn gateway(protocol: Protocol, to: SocketAddr) -> Result<()> {
             };
             let handler = async |down: &mut Downstream| {
                 let answered = if down.head().uri.path() == "/stats" {
-                    let change = region.change();
-                    let text = format!(
-                        "{} {}",
-                        change.allocations + change.reallocations,
-                        change.bytes_allocated
-                    );
+                    let (count, bytes) = counts().unwrap_or_default();
+                    let text = format!("{count} {bytes}");
                     own_answer(down, &text).await
                 } else {
                     relay(down, &pool, &limits, protocol, to).await
