@@ -10,12 +10,21 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::local::{UpOptions, enter::EnterArgs};
 
+mod delete;
+mod exec;
+mod format;
+mod get;
+mod logs;
+mod policies;
+mod status;
 pub(crate) mod table;
 mod up;
+mod workloads;
+mod world;
 
 /// A service mesh and gateway without sidecars.
 #[derive(Debug, Parser)]
@@ -29,6 +38,29 @@ struct Cli {
 enum Verb {
     /// Run a folder of Kubernetes YAML as a whole mesh on this machine.
     Up(UpOptions),
+    /// Show whether the mesh is well, and what was refused and why.
+    Status(status::StatusArgs),
+    /// List workloads: address, node, waypoint, protocol, identity.
+    #[command(alias = "workload")]
+    Workloads(workloads::WorkloadsArgs),
+    /// List policies in force.
+    #[command(alias = "policy")]
+    Policies(policies::PoliciesArgs),
+    /// List objects with their status.
+    Get(get::GetArgs),
+    /// Show what a pod has written.
+    Logs(logs::LogsArgs),
+    /// Run a command in a pod.
+    Exec(exec::ExecArgs),
+    /// Let a pod go; its owner makes another.
+    Delete(delete::DeleteArgs),
+    /// Print the completion script of a shell.
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the version.
+    Version,
     /// First process of a world.
     #[command(hide = true)]
     World(UpOptions),
@@ -46,6 +78,21 @@ pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.verb {
         Verb::Up(options) => up::up(options),
+        Verb::Status(args) => status::status(&args),
+        Verb::Workloads(args) => workloads::workloads(&args),
+        Verb::Policies(args) => policies::policies(&args),
+        Verb::Get(args) => get::get(&args),
+        Verb::Logs(args) => logs::logs(&args),
+        Verb::Exec(args) => exec::exec(&args),
+        Verb::Delete(args) => delete::delete(&args),
+        Verb::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "waymark", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Verb::Version => {
+            out(concat!("waymark ", env!("CARGO_PKG_VERSION"), "\n"));
+            Ok(ExitCode::SUCCESS)
+        }
         Verb::World(options) => crate::local::world::init(&options).map_err(Failure::from_error),
         Verb::Supervise(options) => {
             crate::local::supervise::run(options).map_err(Failure::from_error)
@@ -84,4 +131,9 @@ impl Failure {
 /// Writes one line to the error output; a reader that is gone does not matter.
 fn complain(message: &str) {
     drop(writeln!(std::io::stderr(), "waymark: {message}"));
+}
+
+/// Writes a result; a reader that is gone does not matter.
+fn out(text: &str) {
+    drop(std::io::stdout().write_all(text.as_bytes()));
 }

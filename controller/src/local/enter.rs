@@ -30,6 +30,10 @@ pub struct EnterArgs {
     #[arg(long, conflicts_with_all = ["netns", "own_run", "bind", "hostname"])]
     pid: Option<i32>,
 
+    /// Take over the variables of that process.
+    #[arg(long, requires = "pid")]
+    environment: bool,
+
     /// Hide the world's `/run` behind an empty one.
     #[arg(long)]
     own_run: bool,
@@ -86,7 +90,11 @@ pub enum EnterError {
 ///
 /// See [`EnterError`].
 pub fn run(args: &EnterArgs) -> Result<std::convert::Infallible, EnterError> {
+    let mut environment = Vec::new();
     if let Some(pid) = args.pid {
+        if args.environment {
+            environment = variables(pid)?;
+        }
         join_process(pid)?;
     }
     if let Some(netns) = &args.netns {
@@ -102,11 +110,25 @@ pub fn run(args: &EnterArgs) -> Result<std::convert::Infallible, EnterError> {
     }
     let (program, rest) = args.command.split_first().ok_or(EnterError::Empty)?;
     let mut command = Command::new(program);
-    command.args(rest);
+    command.args(rest).envs(environment);
     if let Some(folder) = &args.workdir {
         command.current_dir(folder);
     }
     Err(EnterError::Exec(program.clone(), command.exec()))
+}
+
+/// The variables of process `pid`.
+fn variables(pid: i32) -> Result<Vec<(OsString, OsString)>, EnterError> {
+    use std::os::unix::ffi::OsStringExt as _;
+    let path = format!("/proc/{pid}/environ");
+    let text = std::fs::read(&path).map_err(|cause| EnterError::Namespace(path, cause))?;
+    let pair = |entry: &[u8]| {
+        let at = entry.iter().position(|byte| *byte == b'=')?;
+        let (name, value) = entry.split_at_checked(at)?;
+        let value = value.get(1..)?.to_vec();
+        Some((OsString::from_vec(name.to_vec()), OsString::from_vec(value)))
+    };
+    Ok(text.split(|byte| *byte == 0).filter_map(pair).collect())
 }
 
 /// Joins the network, host name and mounts of process `pid`, mounts last: `/proc` goes with them.
@@ -138,7 +160,13 @@ fn dress(args: &EnterArgs) -> Result<(), EnterError> {
         reason = "the replacement is unsafe because of shared descriptors; these flags share none"
     )]
     rustix::thread::unshare(UnshareFlags::NEWNS | UnshareFlags::NEWUTS).map_err(own)?;
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).map_err(own)?;
+    // Parts of the world itself see namespaces that are made later; pods have no need to.
+    let news = if args.own_run {
+        MountPropagationFlags::PRIVATE
+    } else {
+        MountPropagationFlags::DOWNSTREAM
+    };
+    mount_change("/", news | MountPropagationFlags::REC).map_err(own)?;
     if let Some(name) = &args.hostname {
         rustix::system::sethostname(name.as_bytes()).map_err(own)?;
     }

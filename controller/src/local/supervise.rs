@@ -11,6 +11,7 @@
 mod cni;
 mod container;
 mod create;
+mod door;
 mod object;
 mod pod;
 mod probe;
@@ -44,9 +45,13 @@ use super::manifest::LOCAL_FILE;
 use super::plan::image::Images;
 use super::vip::Table;
 use super::{LocalError, UpOptions, dns, netns, paths, relay, vip};
+use crate::ca::root::Root;
 
 /// How long pods may take to end with the world.
 const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// Trust domain of every identity of a world.
+const TRUST_DOMAIN: &str = "cluster.local";
 
 /// How often tokens are looked at.
 const TOKEN_CHECK: Duration = Duration::from_secs(60);
@@ -84,12 +89,16 @@ async fn serve(
         std::fs::create_dir_all(paths::node(name)).map_err(LocalError::Mount)?;
     }
     vip::setup(&names)?;
+    let root = Root::load_or_make(Path::new(paths::CA), TRUST_DOMAIN)
+        .map_err(|error| LocalError::Keys(pod::describe(&error)))?;
+    let trusted = Path::new(paths::TRUST).join("root-cert.pem");
+    record::write_whole(&trusted, root.certificate.as_bytes()).map_err(LocalError::Mount)?;
     let tokens = Tokens::new()?;
     let (told, events) = mpsc::unbounded_channel();
     let outlets = doors(listeners, names, told)?;
     let system = system::manifests().map_err(|error| LocalError::Keys(error.to_string()))?;
     let state = State::new(nodes, system, tokens, outlets, beside.clone());
-    let controller = start_controller(&options.folder, &beside).await?;
+    let controller = start_controller(&options.folder, &beside);
     Supervisor { state, say: Say::new(&options), events, folder: options.folder, controller }
         .follow()
         .await
@@ -135,16 +144,13 @@ async fn translate(nodes: Vec<String>, mut wanted: channel::Receiver<Arc<Table>>
     }
 }
 
-/// Starts the controller and waits for the root certificate that all others need.
-async fn start_controller(
-    folder: &Path,
-    beside: &Path,
-) -> Result<channel::Sender<Option<Duration>>, LocalError> {
+/// Starts the controller; it is asked to stop through what is returned.
+fn start_controller(folder: &Path, beside: &Path) -> channel::Sender<Option<Duration>> {
     let (stop, stopped) = channel::channel(None);
     let unit = system::controller(folder, beside);
     let (state, _) = channel::channel(container::State::default());
     tokio::spawn(async move { unit.run(&state, stopped).await });
-    Ok(stop)
+    stop
 }
 
 struct Supervisor {
@@ -165,6 +171,8 @@ impl Supervisor {
             watch::watch(&folder, changed.clone()).map_err(failed)?;
             self.read(&folder);
         }
+        let (wish, mut wishes) = mpsc::unbounded_channel();
+        door::serve(Path::new(paths::SUPERVISOR_SOCKET), wish).map_err(LocalError::Mount)?;
         let mut token_check = tokio::time::interval(TOKEN_CHECK);
         loop {
             if let Err(cause) = self.state.reconcile() {
@@ -188,6 +196,11 @@ impl Supervisor {
                     for folder in folders {
                         self.read(&folder);
                     }
+                }
+                Some(door::Delete { namespace, name, grace, found }) = wishes.recv() => {
+                    let done = self.state.delete_named(&namespace, &name, grace);
+                    // Whoever asked may have left.
+                    drop(found.send(done));
                 }
                 _ = token_check.tick() => {
                     if let Err(cause) = self.state.renew_tokens() {

@@ -136,10 +136,11 @@ pub(super) fn controller(folder: &Path, beside: &Path) -> Unit {
     command.extend(flag("provision-dir", Path::new(paths::PROVISIONED)));
     command.extend(flag("admin-socket", Path::new(paths::CONTROLLER_SOCKET)));
     command.extend(flag("ca-dir", Path::new(paths::CA)));
+    command.extend(["--gateway-xds-address".to_owned(), format!("https://{}:15012", FABRIC.v4)]);
     for name in FABRIC.texts() {
         command.extend(["--server-name".to_owned(), name]);
     }
-    let env = ["RUST_LOG", "RUST_BACKTRACE"]
+    let env = ["WAYMARK_LOG", "RUST_BACKTRACE"]
         .iter()
         .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)))
         .collect::<BTreeMap<_, _>>();

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! `waymark workloads`: what the mesh knows of each workload.
+//!
+//! Rule: columns of `istioctl ztunnel-config workload`, and the identity.
+
+use std::process::ExitCode;
+
+use http::Method;
+use serde_json::Value;
+
+use super::Failure;
+use super::format::{FormatArgs, show, text, texts};
+use super::world::{World, WorldArgs};
+use crate::local::paths;
+
+/// Arguments of `waymark workloads`.
+#[derive(clap::Args, Debug)]
+pub(super) struct WorkloadsArgs {
+    /// Only those of this namespace.
+    #[arg(short, long)]
+    namespace: Option<String>,
+    /// Only those of this node.
+    #[arg(long)]
+    node: Option<String>,
+    #[command(flatten)]
+    format: FormatArgs,
+    #[command(flatten)]
+    world: WorldArgs,
+}
+
+/// Lists the workloads that `args` means, by namespace, name and node.
+pub(super) fn workloads(args: &WorkloadsArgs) -> Result<ExitCode, Failure> {
+    let world = World::find(&args.world)?;
+    let answer = world.ask_json(paths::CONTROLLER_SOCKET, Method::GET, "/workloads")?;
+    let mut found: Vec<Value> = answer.as_array().cloned().unwrap_or_default();
+    found.retain(|workload| {
+        let fits = |wanted: &Option<String>, pointer| {
+            wanted.as_ref().is_none_or(|wanted| text(workload, pointer) == *wanted)
+        };
+        fits(&args.namespace, "/namespace") && fits(&args.node, "/node")
+    });
+    found.sort_by_key(|workload| {
+        ["/namespace", "/name", "/node"].map(|pointer| text(workload, pointer))
+    });
+    let titles = ["NAMESPACE", "POD NAME", "ADDRESS", "NODE", "WAYPOINT", "PROTOCOL", "IDENTITY"];
+    let mut head: Vec<String> = titles.map(str::to_owned).to_vec();
+    if args.format.wide() {
+        head.extend(["MESH", "HEALTHY", "SERVICES", "POLICIES"].map(str::to_owned));
+    }
+    let mut rows = vec![head];
+    rows.extend(found.iter().map(|workload| row(workload, args.format.wide())));
+    show(args.format, &Value::Array(found), rows)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn row(workload: &Value, wide: bool) -> Vec<String> {
+    let waypoint = text(workload, "/waypoint");
+    let mut row = vec![
+        text(workload, "/namespace"),
+        text(workload, "/name"),
+        texts(workload, "/addresses").into_iter().next().unwrap_or_default(),
+        text(workload, "/node"),
+        if waypoint.is_empty() { "None".to_owned() } else { waypoint },
+        text(workload, "/protocol"),
+        text(workload, "/identity"),
+    ];
+    if wide {
+        row.push(standing(workload.get("enrolment").unwrap_or(&Value::Null)));
+        row.push(text(workload, "/healthy"));
+        row.push(texts(workload, "/services").join(","));
+        row.push(texts(workload, "/policies").join(","));
+    }
+    row
+}
+
+/// How a pod stands towards the mesh: `enrolled`, or what is missing.
+pub(super) fn standing(enrolment: &Value) -> String {
+    let wanted = enrolment.get("wanted").and_then(Value::as_bool).unwrap_or_default();
+    let state = text(enrolment, "/state").to_ascii_lowercase();
+    let reason = text(enrolment, "/reason");
+    let word = match (wanted, state.as_str()) {
+        (true, "") => "waiting".to_owned(),
+        (false, "") => "outside".to_owned(),
+        (_, state) => state.to_owned(),
+    };
+    if reason.is_empty() { word } else { format!("{word}: {reason}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_pod_stands_where_its_label_and_its_agent_say() {
+        let cases = [
+            (json!({"wanted": true, "state": null}), "waiting"),
+            (json!({"wanted": false, "state": null}), "outside"),
+            (json!({"wanted": true, "state": "Enrolled", "reason": ""}), "enrolled"),
+            (json!({"wanted": true, "state": "Failed", "reason": "no proof"}), "failed: no proof"),
+        ];
+        for (enrolment, want) in cases {
+            assert_eq!(standing(&enrolment), want, "{enrolment}");
+        }
+    }
+}
