@@ -177,19 +177,16 @@ async fn answer(core: &Core, pod: &Pod, bytes: &[u8], transport: Transport) -> O
     if name.ends_with(NAME_SUFFIX) {
         return encode(&prove(core, pod, &query, question, name), &query, transport);
     }
-    let family = match question.query_type() {
-        RecordType::A => Some(false),
-        RecordType::AAAA => Some(true),
-        _ => None,
-    };
-    let found = match family {
-        Some(v6) if query.metadata.op_code == OpCode::Query => {
+    let v6 = question.query_type() == RecordType::AAAA;
+    let addresses = v6 || question.query_type() == RecordType::A;
+    let found = match addresses && query.metadata.op_code == OpCode::Query {
+        true => {
             let Some(local) = core.known(pod) else {
                 return encode(&refuse(&query, ResponseCode::ServFail), &query, transport);
             };
             look_up(core, &local, name, v6)
         }
-        Some(_) | None => Found::Elsewhere,
+        false => Found::Elsewhere,
     };
     match found {
         Found::Elsewhere => forward::ask(core, pod, bytes, transport == Transport::Tcp)

@@ -63,10 +63,11 @@ pub fn identity_of(certificate: &CertificateDer<'_>) -> Result<Identity, Certifi
         .map_err(|_| CertificateError::Unreadable)?;
     let names = parsed.subject_alternative_name().map_err(|_| CertificateError::Unreadable)?;
     let uri = names.and_then(|names| {
-        names.value.general_names.iter().find_map(|name| match name {
-            GeneralName::URI(uri) => Some(*uri),
-            _ => None,
-        })
+        names
+            .value
+            .general_names
+            .iter()
+            .find_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None })
     });
     uri.ok_or(CertificateError::NoName)?.parse().map_err(CertificateError::Name)
 }

@@ -94,10 +94,11 @@ pub(super) async fn serve(core: &Rc<Core>, pod: &Arc<Pod>, stream: TcpStream, pe
         Ok(credential) => credential,
         Err(why) => return early(&why),
     };
-    match server::accept(stream, peer, &credential, &limits.hbone).await {
+    let accepted = Box::pin(server::accept(stream, peer, &credential, &limits.hbone)).await;
+    match accepted {
         Ok(connection) => {
             drop(turn);
-            take_all(core, pod, connection, connected).await;
+            Box::pin(take_all(core, pod, connection, connected)).await;
         }
         Err(why) => early(&why),
     }

@@ -115,10 +115,7 @@ pub(super) async fn serve(core: &Rc<Core>, pod: &Arc<Pod>, stream: TcpStream, pe
 }
 
 fn flag_of(refusal: &Refusal) -> Flag {
-    match refusal {
-        Refusal::OwnPort(_) => Flag::None,
-        _ => Flag::Connect,
-    }
+    if matches!(refusal, Refusal::OwnPort(_)) { Flag::None } else { Flag::Connect }
 }
 
 fn traffic(local: &Arc<Workload>) -> Traffic {

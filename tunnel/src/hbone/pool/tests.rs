@@ -96,7 +96,7 @@ async fn serve(stream: DuplexStream, credential: Arc<Credential>) {
 }
 
 async fn in_worker(test: impl Future<Output = ()>) {
-    LocalSet::new().run_until(test).await;
+    LocalSet::new().run_until(Box::pin(test)).await;
 }
 
 #[tokio::test]
