@@ -7,8 +7,8 @@
 //!
 //! Keeps: the tunnel listens before the first packet is captured, and goes on
 //! carrying after the last one was; a pod counts as enrolled only after its
-//! capture was proven; rules go only when no captured connection is left, or
-//! the drain has lasted its time.
+//! capture was proven; the tunnel is told to leave, and the rules go, only when
+//! no captured connection is left, or the drain has lasted its time.
 //!
 //! Start at [`Course::next`].
 
@@ -22,6 +22,13 @@ const FAILED_AFTER: u32 = 5;
 
 /// How often a drain is looked at.
 const DRAIN_LOOK: Duration = Duration::from_millis(200);
+
+/// Longest time in which a captured connection may still turn up after the rules are idle:
+/// its first packet was lost and is sent again, to the tunnel, after 1 s and after 3 s.
+const SETTLE: Duration = Duration::from_secs(4);
+
+/// Longest wait for the tunnel's own connections to end once it was told to leave.
+const FAREWELL: Duration = Duration::from_secs(15);
 
 /// What the controller wants of a pod.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -47,9 +54,9 @@ pub enum Phase {
     Captured,
     /// Capture was proven.
     Enrolled,
-    /// Rules capture nothing new; the tunnel still listens.
+    /// Rules capture nothing new; the tunnel carries what it has taken.
     Idle,
-    /// The tunnel was told to leave and finishes what it carries.
+    /// The tunnel was told to leave.
     Withdrawn,
 }
 
@@ -119,6 +126,18 @@ pub struct Pace {
     pub drain: Duration,
 }
 
+/// How long open connections are still waited for.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+enum Drain {
+    /// The wait begins with the first look.
+    #[default]
+    Begins,
+    /// Until this moment.
+    Until(Instant),
+    /// No more.
+    Over,
+}
+
 /// The way of one pod.
 #[derive(Clone, Debug, Default)]
 pub struct Course {
@@ -132,7 +151,7 @@ pub struct Course {
     disturbed: bool,
     proof_due: Option<Instant>,
     not_before: Option<Instant>,
-    drain_ends: Option<Instant>,
+    drain: Drain,
     failures: u32,
     repairs: u32,
     reason: String,
@@ -261,12 +280,11 @@ impl Course {
     fn next_outside(&self) -> Step {
         match self.phase {
             Phase::Outside => Step::Wait(None),
-            Phase::Handed | Phase::Idle => Step::Withdraw,
+            Phase::Handed => Step::Withdraw,
             Phase::Captured | Phase::Enrolled => Step::Release,
-            Phase::Withdrawn => match self.drain_ends {
-                None => Step::Remove,
-                Some(_) => Step::LookAtDrain,
-            },
+            Phase::Idle | Phase::Withdrawn if self.drain != Drain::Over => Step::LookAtDrain,
+            Phase::Idle => Step::Withdraw,
+            Phase::Withdrawn => Step::Remove,
         }
     }
 
@@ -303,18 +321,19 @@ impl Course {
                     self.proof_due = None;
                 }
             }
-            Step::Release => self.phase = Phase::Idle,
+            Step::Release => {
+                self.phase = Phase::Idle;
+                self.drain = Drain::Begins;
+                self.not_before = Some(now + SETTLE);
+            }
             Step::Withdraw => {
                 self.phase = Phase::Withdrawn;
-                self.drain_ends = Some(now + pace.drain);
+                self.drain = Drain::Begins;
             }
             Step::LookAtDrain => {
-                let over = outcome == Outcome::Done || self.drain_ends.is_none_or(|end| end <= now);
-                if over {
-                    self.drain_ends = None;
-                } else {
-                    self.not_before = Some(now + DRAIN_LOOK);
-                }
+                let open = outcome == Outcome::Open;
+                self.looked(open, now, pace);
+                self.not_before = (self.drain != Drain::Over).then(|| now + DRAIN_LOOK);
             }
             Step::Remove => *self = Self { repairs: self.repairs, ..Self::gone(self) },
             Step::Wait(_) => {}
@@ -332,19 +351,26 @@ impl Course {
                 self.disturbed = true;
                 self.not_before = Some(now + wait.min(pace.proof));
             }
-            // What cannot be looked at cannot be waited for.
-            Step::LookAtDrain if self.drain_ends.is_none_or(|end| end <= now) => {
-                self.drain_ends = None;
-            }
+            // What cannot be looked at counts as open, but not for ever.
+            Step::LookAtDrain => self.looked(true, now, pace),
             Step::HandOver
             | Step::Capture
             | Step::Inspect
             | Step::Release
             | Step::Withdraw
-            | Step::LookAtDrain
             | Step::Remove
             | Step::Wait(_) => {}
         }
+    }
+
+    fn looked(&mut self, open: bool, now: Instant, pace: Pace) {
+        let whole = if self.phase == Phase::Idle { pace.drain } else { FAREWELL };
+        let end = match self.drain {
+            Drain::Begins => now + whole,
+            Drain::Until(end) => end,
+            Drain::Over => now,
+        };
+        self.drain = if open && now < end { Drain::Until(end) } else { Drain::Over };
     }
 
     fn gone(before: &Self) -> Self {

@@ -51,6 +51,8 @@ struct Inner {
 struct Entry {
     events: mpsc::UnboundedSender<Event>,
     status: watch::Receiver<Status>,
+    /// How often the controller has spoken of the pod.
+    said: u64,
     spec: Option<PodSpec>,
     place: Option<Place>,
 }
@@ -157,7 +159,7 @@ impl Node {
                 .entry(Arc::clone(&uid))
                 .or_insert_with(|| self.start(&uid, (None, Remains::default())));
             entry.spec = Some(spec.clone());
-            entry.tell(Event::Want(Want::Inside, Some(spec)));
+            entry.want(Want::Inside, Some(spec));
             entry.place.is_none()
         });
         if homeless {
@@ -169,8 +171,8 @@ impl Node {
     pub fn let_go(&self, uid: &str) {
         self.inner.tools.metrics.event("delete");
         self.with(|pods| {
-            if let Some(entry) = pods.get(uid) {
-                entry.tell(Event::Want(Want::Outside, None));
+            if let Some(entry) = pods.get_mut(uid) {
+                entry.want(Want::Outside, None);
             }
         });
     }
@@ -178,10 +180,8 @@ impl Node {
     /// The controller knows a pod and leaves it outside; what it said before counts more.
     pub fn stays_outside(&self, uid: &str) {
         self.with(|pods| {
-            if let Some(entry) = pods.get(uid)
-                && entry.status.borrow().want == Want::Unknown
-            {
-                entry.tell(Event::Want(Want::Outside, None));
+            if let Some(entry) = pods.get_mut(uid).filter(|entry| entry.said == 0) {
+                entry.want(Want::Outside, None);
             }
         });
     }
@@ -216,16 +216,21 @@ impl Node {
         self.inner.tools.metrics.plugin_request();
         let place = self.open(path, addresses)?;
         let uid: Arc<str> = uid.into();
-        let mut status = self.with(|pods| {
+        let (said, mut status) = self.with(|pods| {
             let entry = pods
                 .entry(Arc::clone(&uid))
                 .or_insert_with(|| self.start(&uid, (None, Remains::default())));
             entry.settle(Some(place));
-            entry.status.clone()
+            (entry.said, entry.status.clone())
         });
         let settled = |status: &Status| {
-            status.want == Want::Outside
-                || status.want == Want::Inside && status.standing == Standing::Enrolled
+            let enrolled = status.standing == Standing::Enrolled;
+            let decided = match status.want {
+                Want::Outside => true,
+                Want::Inside => enrolled,
+                Want::Unknown => false,
+            };
+            decided && status.heard >= said
         };
         let wait = async { status.wait_for(settled).await.map(|status| status.standing) };
         match tokio::time::timeout(patience, wait).await {
@@ -336,7 +341,7 @@ impl Node {
         let (sender, status) = watch::channel(Status::new(&left.1));
         let tools = Arc::clone(&self.inner.tools);
         tokio::spawn(pod::run(Arc::clone(uid), tools, left, inbox, sender));
-        Entry { events, status, spec: None, place: None }
+        Entry { events, status, said: 0, spec: None, place: None }
     }
 
     fn changed(&self) {
@@ -373,6 +378,11 @@ impl Entry {
         if self.events.send(event).is_err() {
             warn!("a pod's task has ended early");
         }
+    }
+
+    fn want(&mut self, want: Want, spec: Option<PodSpec>) {
+        self.said += 1;
+        self.tell(Event::Want(want, spec, self.said));
     }
 
     fn settle(&mut self, place: Option<Place>) {

@@ -23,6 +23,9 @@ use crate::sys::{NetworkNamespace, canonical};
 /// Ports on which the tunnel takes connections inside a pod.
 const TUNNEL_PORTS: [u16; 4] = [15001, 15006, 15008, 15053];
 
+/// Those for captured connections.
+const CAPTURED_PORTS: [u16; 3] = [15001, 15006, 15053];
+
 /// One TCP socket of a pod.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct Connection {
@@ -94,10 +97,22 @@ impl Sockets {
         connections.iter().filter(|c| listens(c.local.port())).cloned().collect()
     }
 
-    /// How many connections the tunnel still carries in this pod.
+    /// Tells whether the tunnel carries connections of the pod's application: those it took
+    /// on its ports for captured ones, and those it opened to the application, which show an
+    /// address that is not the pod's own.
     #[must_use]
-    pub fn carried(&self) -> usize {
-        self.open().filter(|c| TUNNEL_PORTS.contains(&c.local.port())).count()
+    pub fn carries(&self, own: &[IpAddr]) -> bool {
+        let to_application = |c: &Connection| {
+            let (local, remote) = (canonical(c.local).ip(), canonical(c.remote).ip());
+            own.contains(&remote) && !own.contains(&local) && !local.is_loopback()
+        };
+        self.open().any(|c| CAPTURED_PORTS.contains(&c.local.port()) || to_application(c))
+    }
+
+    /// Tells whether the tunnel has any connection in the pod, idle ones with peers included.
+    #[must_use]
+    pub fn connected(&self) -> bool {
+        self.open().any(|c| TUNNEL_PORTS.contains(&c.local.port()))
     }
 
     fn open(&self) -> impl Iterator<Item = &Connection> {
@@ -173,6 +188,8 @@ mod tests {
    4: 0100007F:D433 0100007F:1F90 01 00000000:00000000 00:00000000 00000000     0        0 13 1 0
    5: 0501F40A:D434 0501F40A:1F90 01 00000000:00000000 00:00000000 00000000     0        0 14 1 0
    6: 0501F40A:3A9E 0601F40A:C351 01 00000000:00000000 00:00000000 00000000     0        0 15 1 0
+   9: 0601F40A:C352 0501F40A:1F90 01 00000000:00000000 00:00000000 00000000     0        0 18 1 0
+  10: 0501F40A:3AA0 0601F40A:C353 01 00000000:00000000 00:00000000 00000000     0        0 19 1 0
    7: 000010FD440201000000000005000000:1F90 000010FD440201000000000006000000:C350 01 0:0 00:0 0 0 0 16
    8: nonsense
 ";
@@ -186,13 +203,28 @@ mod tests {
         let want = [
             "10.244.1.5:8080 10.244.1.6:50000",
             "10.244.1.5:54321 10.244.1.7:80",
+            "10.244.1.6:50002 10.244.1.5:8080",
             "[fd10:0:1:244::5]:8080 [fd10:0:1:244::6]:50000",
         ];
         assert_eq!(ends.len(), want.len(), "{ends:?}");
-        assert_eq!(ends[..2], want[..2]);
+        assert_eq!(ends[..3], want[..3]);
         let inbound: Vec<u64> = sockets.inbound(&older).iter().map(|c| c.inode).collect();
         assert_eq!(inbound, [11, 16], "port 8080 is listened on");
-        assert_eq!(sockets.carried(), 1, "15006");
+        let own: [IpAddr; 1] = ["10.244.1.5".parse().unwrap()];
+        let only = |inode: u64| {
+            Sockets(sockets.0.iter().filter(|(_, c)| c.inode == inode).cloned().collect())
+        };
+        let cases = [
+            // inode, carries, connected
+            (11, false, false),
+            (15, true, true),
+            (18, true, false),
+            (19, false, true),
+        ];
+        for (inode, carries, connected) in cases {
+            let one = only(inode);
+            assert_eq!((one.carries(&own), one.connected()), (carries, connected), "{inode}");
+        }
         assert_eq!(sockets.still_open(&older), older);
         let reused = older.iter().map(|c| Connection { inode: c.inode + 100, ..c.clone() });
         assert_eq!(sockets.still_open(&reused.collect()), BTreeSet::new(), "another socket");

@@ -51,8 +51,8 @@ pub struct Tools {
 /// What a pod's task is told.
 #[derive(Debug)]
 pub enum Event {
-    /// The controller wants this.
-    Want(Want, Option<PodSpec>),
+    /// The controller wants this; the number counts what it said of the pod.
+    Want(Want, Option<PodSpec>, u64),
     /// Its namespace is known: where it came from, and its addresses there.
     Namespace(Box<Place>),
     /// A tunnel has connected.
@@ -77,6 +77,8 @@ pub struct Place {
 pub struct Status {
     /// What is wanted.
     pub want: Want,
+    /// Number of the controller's last word that was taken in.
+    pub heard: u64,
     /// How far it has come.
     pub phase: Phase,
     /// What others are told.
@@ -94,13 +96,14 @@ impl Status {
     #[must_use]
     pub fn new(remains: &Remains) -> Self {
         let course = Course::resumed(remains.phase, remains.repairs);
-        Self::of(&course, &remains.older)
+        Self::of(&course, 0, &remains.older)
     }
 
-    fn of(course: &Course, older: &BTreeSet<Connection>) -> Self {
+    fn of(course: &Course, heard: u64, older: &BTreeSet<Connection>) -> Self {
         let (standing, reason) = course.standing();
         Self {
             want: course.wanted(),
+            heard,
             phase: course.phase(),
             standing,
             reason,
@@ -126,6 +129,7 @@ struct Pod {
     uid: Arc<str>,
     tools: Arc<Tools>,
     course: Course,
+    heard: u64,
     spec: Option<PodSpec>,
     place: Option<Place>,
     watch: Option<RuleWatch>,
@@ -149,6 +153,7 @@ pub async fn run(
         uid,
         tools,
         course: Course::resumed(remains.phase, remains.repairs),
+        heard: 0,
         spec,
         place: None,
         watch: None,
@@ -206,7 +211,8 @@ async fn changed(watch: Option<&RuleWatch>) {
 impl Pod {
     fn take(&mut self, event: Event) -> std::ops::ControlFlow<()> {
         match event {
-            Event::Want(want, spec) => {
+            Event::Want(want, spec, number) => {
+                self.heard = number;
                 if spec.is_some() && spec != self.spec {
                     self.spec = spec;
                     self.course.outdate();
@@ -224,7 +230,7 @@ impl Pod {
     }
 
     fn publish(&self, status: &watch::Sender<Status>) {
-        let now = Status::of(&self.course, &self.older);
+        let now = Status::of(&self.course, self.heard, &self.older);
         let changed = status.send_if_modified(|last| {
             if *last == now {
                 return false;
@@ -372,7 +378,11 @@ impl Pod {
 
     fn look_at_drain(&self) -> Result<Outcome, String> {
         let sockets = Sockets::of(&*self.namespace()?).map_err(text)?;
-        Ok(if sockets.carried() == 0 { Outcome::Done } else { Outcome::Open })
+        let open = match self.course.phase() {
+            Phase::Withdrawn => sockets.connected(),
+            _ => sockets.carries(&self.addresses()),
+        };
+        Ok(if open { Outcome::Open } else { Outcome::Done })
     }
 
     async fn remove(&mut self) -> Result<Outcome, String> {

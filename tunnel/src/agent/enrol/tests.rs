@@ -67,10 +67,14 @@ fn a_pod_is_enrolled_only_once_its_capture_was_proven() {
 fn a_pod_is_released_in_the_reverse_order_and_last_its_rules() {
     let mut drive = enrolled();
     drive.course.want(Want::Outside);
-    let steps = drive.take(&[Outcome::Done, Outcome::Done, Outcome::Open, Outcome::Open]);
-    assert_eq!(steps, [Step::Release, Step::Withdraw, Step::LookAtDrain, Step::LookAtDrain]);
-    assert_eq!(drive.course.standing().0, Standing::Pending, "connections are left");
-    assert_eq!(drive.take(&[Outcome::Done, Outcome::Done]), [Step::LookAtDrain, Step::Remove]);
+    assert_eq!(drive.take(&[Outcome::Done]), [Step::Release]);
+    let idle = drive.now;
+    let steps = drive.take(&[Outcome::Open, Outcome::Open, Outcome::Done]);
+    assert_eq!(steps, [Step::LookAtDrain; 3], "the tunnel is not told while it carries");
+    assert!(drive.now >= idle + SETTLE, "late first packets find the tunnel");
+    assert_eq!(drive.course.standing().0, Standing::Pending);
+    let steps = drive.take(&[Outcome::Done, Outcome::Open, Outcome::Done, Outcome::Done]);
+    assert_eq!(steps, [Step::Withdraw, Step::LookAtDrain, Step::LookAtDrain, Step::Remove]);
     assert_eq!(drive.course.standing(), (Standing::Released, String::new()));
     assert_eq!(drive.next(), Step::Wait(None));
 }
@@ -79,14 +83,16 @@ fn a_pod_is_released_in_the_reverse_order_and_last_its_rules() {
 fn a_drain_ends_in_time_with_connections_open() {
     let mut drive = enrolled();
     drive.course.want(Want::Outside);
-    drive.take(&[Outcome::Done, Outcome::Done]);
-    let begun = drive.now;
-    while drive.next() == Step::LookAtDrain {
-        drive.take(&[Outcome::Open]);
+    drive.take(&[Outcome::Done]);
+    for (limit, follows) in [(PACE.drain + SETTLE, Step::Withdraw), (FAREWELL, Step::Remove)] {
+        let begun = drive.now;
+        while drive.next() == Step::LookAtDrain {
+            drive.take(&[Outcome::Open]);
+        }
+        let lasted = drive.now - begun;
+        assert!(lasted >= limit && lasted < limit + DRAIN_LOOK * 2, "{follows:?}: {lasted:?}");
+        assert_eq!(drive.take(&[Outcome::Done]), [follows]);
     }
-    assert_eq!(drive.next(), Step::Remove);
-    let lasted = drive.now - begun;
-    assert!(lasted >= PACE.drain && lasted < PACE.drain + DRAIN_LOOK * 2, "{lasted:?}");
 }
 
 #[test]
@@ -178,11 +184,13 @@ fn a_new_agent_keeps_pods_before_the_controller_has_spoken() {
 
 #[test]
 fn a_drain_goes_on_after_a_restart_of_the_agent() {
-    let mut course = Course::resumed(Phase::Withdrawn, 0);
-    course.present(true);
-    let mut drive = Drive::new(course);
-    let steps = drive.take(&[Outcome::Done, Outcome::Open]);
-    assert_eq!(steps, [Step::Withdraw, Step::LookAtDrain]);
+    for phase in [Phase::Idle, Phase::Withdrawn] {
+        let mut course = Course::resumed(phase, 0);
+        course.present(true);
+        let mut drive = Drive::new(course);
+        let steps = drive.take(&[Outcome::Open, Outcome::Done, Outcome::Done]);
+        assert_eq!(steps, [Step::LookAtDrain, Step::LookAtDrain, Step::Withdraw], "{phase:?}");
+    }
 }
 
 #[test]
