@@ -91,8 +91,11 @@ pub struct Limits {
     pub pod_queries: usize,
     /// TCP keep-alive.
     pub keepalive: Keepalive,
-    /// From the word to end until sessions are cut.
+    /// From the word to end until sessions are cut: a little less than the grace period.
     pub drain: Duration,
+    /// From the end of one pod until its sessions are cut: `POD_DRAIN_SECONDS`, 1 h. Those
+    /// of a pod that is gone end by themselves, for its application is gone too.
+    pub pod_drain: Duration,
 }
 
 impl Default for Limits {
@@ -107,6 +110,7 @@ impl Default for Limits {
             pod_queries: 500,
             keepalive: Keepalive { idle: probe, interval: probe, probes: 9 },
             drain: Duration::from_secs(5),
+            pod_drain: Duration::from_secs(3_600),
         }
     }
 }
@@ -250,6 +254,7 @@ impl Reader<'_> {
                 probes: self.get("KEEPALIVE_RETRIES", 9),
             },
             drain: self.drain(),
+            pod_drain: self.seconds("POD_DRAIN_SECONDS", standard.pod_drain.as_secs()),
             pod_sessions: self.get("POD_MAX_SESSIONS", standard.pod_sessions),
             ..standard
         }

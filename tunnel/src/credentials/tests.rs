@@ -17,8 +17,6 @@ pub(crate) struct TestAuthority {
     root: CertifiedIssuer<'static, KeyPair>,
     /// Life of what it signs.
     pub(crate) life: Duration,
-    /// How old what it signs already is.
-    pub(crate) age: Duration,
     /// Requests so far.
     pub(crate) asked: AtomicUsize,
     /// Requests that fail, counted down.
@@ -32,7 +30,7 @@ impl TestAuthority {
         let root = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let life = Duration::from_secs(3600);
         let (asked, failures) = Default::default();
-        Self { root, life, age: Duration::ZERO, asked, failures }
+        Self { root, life, asked, failures }
     }
 
     /// The root in PEM.
@@ -41,8 +39,12 @@ impl TestAuthority {
     }
 
     fn sign_now(&self, csr: &str) -> Vec<String> {
+        self.sign_aged(csr, Duration::ZERO)
+    }
+
+    fn sign_aged(&self, csr: &str, age: Duration) -> Vec<String> {
         let mut request = CertificateSigningRequestParams::from_pem(csr).unwrap();
-        let born = OffsetDateTime::now_utc() - self.age;
+        let born = OffsetDateTime::now_utc() - age;
         request.params.not_before = born;
         request.params.not_after = born + self.life;
         request.params.extended_key_usages =
@@ -52,9 +54,18 @@ impl TestAuthority {
 
     /// A credential without the way through [`Credentials`].
     pub(crate) fn credential(&self, identity: &str) -> Arc<Credential> {
+        self.aged(identity, Duration::ZERO)
+    }
+
+    /// A credential whose life is over.
+    pub(crate) fn expired(&self, identity: &str) -> Arc<Credential> {
+        self.aged(identity, self.life * 2)
+    }
+
+    fn aged(&self, identity: &str, age: Duration) -> Arc<Credential> {
         let identity = identity.parse().unwrap();
         let material = Material::new(&identity).unwrap();
-        let chain = self.sign_now(&material.csr);
+        let chain = self.sign_aged(&material.csr, age);
         Arc::new(Credential::new(&identity, &chain, material.key).unwrap())
     }
 }

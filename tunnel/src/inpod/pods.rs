@@ -151,7 +151,7 @@ impl Pods {
     /// and cuts what is left after the time to drain.
     pub fn remove(&self, uid: &str) {
         let Some(pod) = self.lock().remove(uid) else { return };
-        pod.end(self.parts.settings.limits.drain);
+        pod.end(self.parts.settings.limits.pod_drain);
         for worker in self.workers.iter() {
             let uid = Arc::clone(&pod.uid);
             worker.run(move |core| async move {

@@ -6,6 +6,7 @@
 //! socket to the least loaded worker. Keeps: a pod that has its share under
 //! way gets new connections closed at once; its neighbours do not notice.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
@@ -54,6 +55,9 @@ impl Listeners {
             reuse_port: settings.reuse_port,
             transparent: false,
         };
+        // Half-open connections of a process that ends go to its successor. Without
+        // the file, or where it may not be written, they are lost as before.
+        drop(std::fs::write("/proc/sys/net/ipv4/tcp_migrate_req", "1"));
         let mut sessions = Vec::new();
         for (way, port) in [(Way::Outbound, 15001), (Way::Inbound, 15006), (Way::Hbone, 15008)] {
             sessions.push((way, sys::listen_tcp(sys::any_address(port), socket)?));
@@ -75,12 +79,23 @@ pub fn start(workers: &TunnelWorkers, pod: &Arc<Pod>, listeners: Listeners) {
     for (way, listener) in listeners.sessions {
         let (workers, pod, home_index) = (workers.clone(), Arc::clone(pod), home.index());
         home.run(move |core| async move {
-            let accepting = accept_all(&core, home_index, &workers, &pod, (way, listener));
+            let listener = match watch(listener) {
+                Ok(listener) => listener,
+                Err(error) => {
+                    tracing::error!(%error, uid = %pod.uid, ?way, "listener cannot be used");
+                    return;
+                }
+            };
+            let take = |(socket, peer)| {
+                hand_over(&core, home_index, &workers, &pod, (way, socket, peer));
+            };
             tokio::select! {
-                result = accepting => if let Err(error) = result {
-                    tracing::error!(%error, uid = %pod.uid, ?way, "listener has failed");
-                },
+                never = accept_all(&listener, way, take) => match never {},
                 () = pod.stopping() => {}
+            }
+            // Those that wait already would be reset with the listener.
+            while let Ok(waiting) = accept_now(listener.get_ref()) {
+                take(waiting);
             }
         });
     }
@@ -88,18 +103,19 @@ pub fn start(workers: &TunnelWorkers, pod: &Arc<Pod>, listeners: Listeners) {
     home.run(move |core| dns::serve(core, pod, listeners.names));
 }
 
-async fn accept_all(
-    core: &Rc<Core>,
-    home: usize,
-    workers: &TunnelWorkers,
-    pod: &Arc<Pod>,
-    (way, listener): (Way, TcpListener),
-) -> io::Result<()> {
+fn watch(listener: TcpListener) -> io::Result<AsyncFd<OwnedFd>> {
     listener.set_nonblocking(true)?;
-    let listener = sys::watched(listener.into())?;
+    sys::watched(listener.into())
+}
+
+async fn accept_all(
+    listener: &AsyncFd<OwnedFd>,
+    way: Way,
+    take: impl Fn((TcpStream, SocketAddr)),
+) -> Infallible {
     loop {
-        match accept(&listener).await {
-            Ok((socket, peer)) => hand_over(core, home, workers, pod, (way, socket, peer)),
+        match listener.async_io(Interest::READABLE, accept_now).await {
+            Ok(accepted) => take(accepted),
             // The peer is gone already, or descriptors ran out for now.
             Err(error) => {
                 tracing::debug!(%error, ?way, "accept failed");
@@ -109,11 +125,9 @@ async fn accept_all(
     }
 }
 
-async fn accept(listener: &AsyncFd<OwnedFd>) -> io::Result<(TcpStream, SocketAddr)> {
+fn accept_now(listener: &OwnedFd) -> io::Result<(TcpStream, SocketAddr)> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let (fd, peer) = listener
-        .async_io(Interest::READABLE, |listener| Ok(rustix::net::acceptfrom_with(listener, flags)?))
-        .await?;
+    let (fd, peer) = rustix::net::acceptfrom_with(listener, flags)?;
     let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
     let peer = peer.ok_or(io::ErrorKind::AddrNotAvailable)?;
     Ok((fd.into(), sys::canonical(peer)))

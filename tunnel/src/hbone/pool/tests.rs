@@ -147,10 +147,12 @@ async fn unexpected_server_and_foreign_roots_never_see_a_stream() {
         let world = World::new(Limits::default());
         let ours = world.authority.credential(CLIENT);
         let foreign = TestAuthority::new().credential(CLIENT);
+        let expired = world.authority.expired(CLIENT);
         let stranger = "spiffe://other.domain/ns/shop/sa/client";
         let cases = [
             ("another server", ours, "spiffe://cluster.local/ns/shop/sa/else"),
             ("foreign roots", foreign, SERVER),
+            ("expired", expired, SERVER),
             ("another trust domain", world.authority.credential(stranger), SERVER),
         ];
         for (row, credential, expected) in cases {
