@@ -7,10 +7,12 @@
 //! root is there, then clients are let in. Nothing is published before the first read.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
+use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
 
 use crate::ca::root::Root;
@@ -21,11 +23,13 @@ use crate::provision::Writer;
 use crate::serve::clients::Clients;
 use crate::serve::config::Published;
 use crate::serve::reports::{self, Report};
+use crate::serve::server::Server;
 use crate::settings::{Mesh, Settings};
 use crate::source::folder::Folders;
 use crate::source::{Batch, Change, Problem};
-use crate::status::{Body, Board, Status, board::Moment};
-use crate::steps::Steps;
+use crate::status::board::Moment;
+use crate::status::{Board, Body, Status, rejected};
+use crate::steps::{self, Steps};
 use crate::store::facts::PodFact;
 use crate::store::{Kind, Name, ReadKey, Stores};
 use crate::translate::shape;
@@ -117,14 +121,27 @@ pub enum AppError {
     Admin(#[source] std::io::Error),
 }
 
-/// Runs until `stop` ends.
+/// A controller that is ready to serve.
+#[derive(Debug)]
+pub struct App {
+    /// What all parts share.
+    pub hub: Arc<Hub>,
+    engine: Engine,
+    folders: Folders,
+    inbox: mpsc::Receiver<Report>,
+    server: Server,
+    admin: Option<UnixListener>,
+}
+
+/// Reads the folders and binds the listeners; nothing is served yet.
 ///
 /// # Errors
 ///
-/// See [`AppError`]; what fails later than start is logged and tried again.
-pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> Result<(), AppError> {
+/// See [`AppError`].
+pub async fn start(settings: Settings) -> Result<App, AppError> {
     let _installed_before = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    for directory in [Some(&settings.ca_dir), settings.provision_dir.as_ref()].into_iter().flatten() {
+    let directories = [Some(&settings.ca_dir), settings.provision_dir.as_ref()];
+    for directory in directories.into_iter().flatten() {
         std::fs::create_dir_all(directory)
             .map_err(|error| AppError::Directory(directory.clone(), error))?;
     }
@@ -137,16 +154,35 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> Result<(
     engine.take(first);
     let admin = crate::admin::bind(&hub.settings).map_err(AppError::Admin)?;
     let server = crate::serve::server::bind(&hub).await.map_err(AppError::Serve)?;
-    tracing::info!(address = %hub.settings.listen, "serving");
-    let serving = tokio::spawn(server.run(Arc::clone(&hub)));
-    let answering = tokio::spawn(crate::admin::run(admin, Arc::clone(&hub)));
-    tokio::select! {
-        ended = engine.run(folders, inbox) => ended?,
-        () = stop => {}
+    Ok(App { hub, engine, folders, inbox, server, admin })
+}
+
+impl App {
+    /// Where clients are served.
+    ///
+    /// # Errors
+    ///
+    /// Those of the socket.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.server.address()
     }
-    serving.abort();
-    answering.abort();
-    Ok(())
+
+    /// Serves until `stop` ends.
+    ///
+    /// # Errors
+    ///
+    /// [`AppError::Folders`] when the folders can no longer be watched.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), AppError> {
+        let serving = tokio::spawn(self.server.run(Arc::clone(&self.hub)));
+        let answering = tokio::spawn(crate::admin::run(self.admin, Arc::clone(&self.hub)));
+        let ended = tokio::select! {
+            ended = self.engine.run(self.folders, self.inbox) => ended,
+            () = stop => Ok(()),
+        };
+        serving.abort();
+        answering.abort();
+        ended
+    }
 }
 
 fn hub(settings: Settings, reports: mpsc::Sender<Report>) -> Result<Hub, AppError> {
@@ -250,8 +286,13 @@ impl Engine {
             let mut guard = hub.state.write().unwrap_or_else(PoisonError::into_inner);
             let state = &mut *guard;
             let mut touched = change(state);
+            let revision = state.published.revision();
+            let now = Instant::now();
+            let acked = hub.clients.acknowledged(revision, now);
+            let moment = steps::Moment { acked, revision, now };
             let (stores, steps) = (&mut state.stores, &mut state.steps);
-            touched.extend(steps.settle(stores, &hub, state.published.revision()));
+            let moved = steps.settle(stores, &hub.mesh, &touched, moment);
+            touched.extend(moved);
             if touched.is_empty() {
                 return;
             }
@@ -279,8 +320,12 @@ impl Engine {
         let hub = Arc::clone(&self.hub);
         {
             let mut state = hub.state.write().unwrap_or_else(PoisonError::into_inner);
-            let acked = hub.clients.acknowledged(state.published.revision(), Instant::now());
-            state.board.acknowledged(Moment { acked, now: &timestamp() });
+            let now = Instant::now();
+            let acked = hub.clients.acknowledged(state.published.revision(), now);
+            let (refused, time) = (rejected::by_object(&hub.clients.list(now)), timestamp());
+            let moment = Moment { acked, now: &time };
+            state.board.rejected(refused, moment);
+            state.board.acknowledged(moment);
         }
         self.write(|_| Vec::new());
     }
@@ -303,11 +348,13 @@ impl State {
         }
     }
 
-    /// Routes of each listener, if the status is that of a Gateway.
+    /// Routes of each listener, if the status is that of a Gateway or ListenerSet.
     fn counts(&self, status: &Status) -> BTreeMap<String, usize> {
-        let Body::Gateway { listeners, .. } = &status.body else { return BTreeMap::new() };
+        let (Body::Gateway { listeners, .. } | Body::Set { listeners, .. }) = &status.body else {
+            return BTreeMap::new();
+        };
         let count = |listener: &crate::status::ListenerStatus| {
-            let listened = (status.key.name.clone(), Arc::from(listener.name.as_str()));
+            let listened = (status.key.clone(), Arc::from(listener.name.as_str()));
             (listener.name.clone(), self.graph.table.attached(&listened))
         };
         listeners.iter().map(count).collect()

@@ -41,6 +41,18 @@ pub struct Graph {
 }
 
 impl Graph {
+    /// All outputs of `stores`, as of nothing before: what a folder means without a mesh.
+    pub fn full(stores: &Stores, mesh: &Mesh) -> Self {
+        let names = |kind: &Kind| {
+            let kind = *kind;
+            stores.names(kind).into_iter().map(move |name| ReadKey::Object(Key { kind, name }))
+        };
+        let touched: Vec<_> = Kind::ALL.iter().flat_map(names).collect();
+        let mut graph = Self::default();
+        graph.run(stores, mesh, &touched);
+        graph
+    }
+
     /// Runs what `touched` concerns; returns the keys whose outputs differ from before.
     pub fn run(&mut self, stores: &Stores, mesh: &Mesh, touched: &[ReadKey]) -> BTreeSet<OutputKey> {
         let mut due: BTreeSet<TaskId> = BTreeSet::new();
@@ -101,6 +113,7 @@ fn tasks_of(key: &Key) -> impl Iterator<Item = TaskId> {
         Kind::Secret => &[Translator::Secret],
         Kind::GatewayClass => &[Translator::GatewayClass],
         Kind::Gateway => &[Translator::Gateway],
+        Kind::ListenerSet => &[Translator::ListenerSet],
         Kind::HttpRoute => &[Translator::HttpRoute],
         Kind::GrpcRoute => &[Translator::GrpcRoute],
         Kind::TlsRoute => &[Translator::TlsRoute],
@@ -121,3 +134,6 @@ fn tasks_of(key: &Key) -> impl Iterator<Item = TaskId> {
     let name = key.name.clone();
     translators.iter().map(move |translator| TaskId { translator: *translator, name: name.clone() })
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use controller::app;
+use controller::app::{self, AppError};
 use controller::settings::Settings;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -15,13 +15,19 @@ async fn main() -> ExitCode {
     let settings = Settings::parse();
     let filter = EnvFilter::try_from_env("WAYMARK_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    match app::run(settings, told_to_stop()).await {
+    match serve(settings).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = routing::wire::chain(&error), "cannot go on");
             ExitCode::FAILURE
         }
     }
+}
+
+async fn serve(settings: Settings) -> Result<(), AppError> {
+    let app = app::start(settings).await?;
+    tracing::info!(address = %app.hub.settings.listen, "serving");
+    app.run(told_to_stop()).await
 }
 
 /// Ends when the process is told to.

@@ -176,8 +176,8 @@ impl Settings {
         self.state_file.clone().unwrap_or_else(|| self.ca_dir.join("enrolled.json"))
     }
 
-    /// All folders, with the one of generated objects last.
+    /// All folders; those of generated objects come first, so that any other overrides them.
     pub fn all_folders(&self) -> Vec<PathBuf> {
-        self.folders.iter().chain(&self.provision_dir).cloned().collect()
+        self.provision_dir.iter().chain(&self.folders).cloned().collect()
     }
 }

@@ -9,6 +9,7 @@
 //! Start at [`Board::update`].
 
 pub mod board;
+pub mod rejected;
 pub mod render;
 
 pub use board::Board;
@@ -75,6 +76,15 @@ pub enum Body {
         conditions: Vec<Condition>,
         /// Type and value of each address.
         addresses: Vec<(&'static str, String)>,
+        /// Its listeners.
+        listeners: Vec<ListenerStatus>,
+        /// How many ListenerSets it takes.
+        sets: usize,
+    },
+    /// A ListenerSet with its listeners.
+    Set {
+        /// Conditions of the set.
+        conditions: Vec<Condition>,
         /// Its listeners.
         listeners: Vec<ListenerStatus>,
     },

@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,9 +15,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Serialize, Deserialize, Clone, Debug, Default, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct IstioStatus {
-    /// Conditions.
+    /// Conditions, kept as written: Istio prints numbers in them as text.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub conditions: Vec<Condition>,
+    #[schemars(skip)]
+    pub conditions: Vec<serde_json::Value>,
     /// Addresses that were assigned.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<AssignedAddress>,

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::Status;
-use super::render::{self, Seen};
+use super::render::{self, Seen, Truth};
 use crate::store::Key;
 
 /// What is told about every object.
@@ -19,6 +19,8 @@ use crate::store::Key;
 pub struct Board {
     entries: BTreeMap<Key, Entry>,
     waiting: BTreeSet<(u64, Key)>,
+    /// What proxies refuse at present, by object.
+    rejected: BTreeMap<Key, String>,
 }
 
 #[derive(Debug)]
@@ -28,6 +30,13 @@ struct Entry {
     attached: BTreeMap<String, usize>,
     seen: Seen,
     value: Value,
+}
+
+impl Entry {
+    fn render(&mut self, acked: bool, rejected: Option<&String>, moment: Moment<'_>) {
+        let truth = Truth { acked, rejected: rejected.map(String::as_str), now: moment.now };
+        self.value = render::render(&self.wanted, &self.attached, truth, &mut self.seen);
+    }
 }
 
 /// How far the data plane is, and what time it is.
@@ -54,13 +63,14 @@ impl Board {
             self.entries.remove(key);
             return;
         };
-        let mut seen = self.entries.remove(key).map(|entry| entry.seen).unwrap_or_default();
+        let seen = self.entries.remove(key).map(|entry| entry.seen).unwrap_or_default();
         let acked = moment.acked >= revision;
-        let value = render::render(&wanted, &attached, acked, &mut seen, moment.now);
         if !acked && wanted.waits() {
             self.waiting.insert((revision, key.clone()));
         }
-        self.entries.insert(key.clone(), Entry { wanted, revision, attached, seen, value });
+        let mut entry = Entry { wanted, revision, attached, seen, value: Value::Null };
+        entry.render(acked, self.rejected.get(key), moment);
+        self.entries.insert(key.clone(), entry);
     }
 
     /// Lets out what waited for a revision that is acknowledged now.
@@ -72,9 +82,21 @@ impl Board {
             }
             let Some(entry) = self.entries.get_mut(&key) else { continue };
             if entry.revision <= moment.acked {
-                let Entry { wanted, attached, seen, .. } = entry;
-                entry.value = render::render(wanted, attached, true, seen, moment.now);
+                entry.render(true, self.rejected.get(&key), moment);
             }
+        }
+    }
+
+    /// Takes what proxies refuse now, by object; what they take again is put right.
+    pub fn rejected(&mut self, rejected: BTreeMap<Key, String>, moment: Moment<'_>) {
+        let before = std::mem::replace(&mut self.rejected, rejected);
+        let differs = |key: &&Key| before.get(*key) != self.rejected.get(*key);
+        let keys: BTreeSet<&Key> =
+            before.keys().chain(self.rejected.keys()).filter(differs).collect();
+        for key in keys {
+            let Some(entry) = self.entries.get_mut(key) else { continue };
+            let acked = entry.revision <= moment.acked;
+            entry.render(acked, self.rejected.get(key), moment);
         }
     }
 
@@ -139,6 +161,13 @@ mod tests {
         board.acknowledged(Moment { acked: 7, now: "t6" });
         assert_eq!(seen(&board), ("False".into(), "No".into(), "t5".into()));
         assert_eq!(board.refused().len(), 1);
+
+        put(&mut board, yes(), 8, 8, "t7");
+        let refusal = BTreeMap::from([(key(), "gateway a/b: no".to_owned())]);
+        board.rejected(refusal, Moment { acked: 8, now: "t8" });
+        assert_eq!(seen(&board), ("False".into(), "Invalid".into(), "t8".into()));
+        board.rejected(BTreeMap::new(), Moment { acked: 8, now: "t9" });
+        assert_eq!(seen(&board), ("True".into(), "Accepted".into(), "t9".into()));
         assert_eq!(board.get(&key()).unwrap()["conditions"][0]["observedGeneration"], 3);
     }
 }

@@ -27,7 +27,7 @@ impl Status {
             Body::Conditions(conditions) | Body::Class { conditions, .. } => {
                 conditions.iter().collect()
             }
-            Body::Gateway { conditions, listeners, .. } => {
+            Body::Gateway { conditions, listeners, .. } | Body::Set { conditions, listeners } => {
                 let of_listeners = listeners.iter().flat_map(|listener| &listener.conditions);
                 conditions.iter().chain(of_listeners).collect()
             }
@@ -38,23 +38,33 @@ impl Status {
     }
 }
 
-/// The status as JSON; waiting conditions show their last state unless `acked`.
+/// What the data plane says, and when this is.
+#[derive(Clone, Copy, Debug)]
+pub struct Truth<'a> {
+    /// Every client concerned has acknowledged the config.
+    pub acked: bool,
+    /// A client refused it, for this reason.
+    pub rejected: Option<&'a str>,
+    /// Now, in RFC 3339.
+    pub now: &'a str,
+}
+
+/// The status as JSON; waiting conditions show their last state until they are acknowledged.
 pub fn render(
     status: &Status,
     attached: &BTreeMap<String, usize>,
-    acked: bool,
+    truth: Truth<'_>,
     seen: &mut Seen,
-    now: &str,
 ) -> Value {
     let old = std::mem::take(seen);
-    let mut pen = Pen { generation: status.generation, acked, now, old, new: seen };
+    let mut pen = Pen { generation: status.generation, truth, old, new: seen };
     match &status.body {
         Body::Conditions(conditions) => json!({ "conditions": pen.all("", conditions) }),
         Body::Class { conditions, features } => {
             let features: Vec<_> = features.iter().map(|name| json!({ "name": name })).collect();
             json!({ "conditions": pen.all("", conditions), "supportedFeatures": features })
         }
-        Body::Gateway { conditions, addresses, listeners } => {
+        Body::Gateway { conditions, addresses, listeners, sets } => {
             let addresses: Vec<_> = addresses
                 .iter()
                 .map(|(kind, value)| json!({ "type": kind, "value": value }))
@@ -62,7 +72,15 @@ pub fn render(
             let listeners: Vec<_> =
                 listeners.iter().map(|listener| pen.listener(listener, attached)).collect();
             let conditions = pen.all("", conditions);
-            json!({ "addresses": addresses, "conditions": conditions, "listeners": listeners })
+            json!({
+                "addresses": addresses, "conditions": conditions, "listeners": listeners,
+                "attachedListenerSets": sets,
+            })
+        }
+        Body::Set { conditions, listeners } => {
+            let listeners: Vec<_> =
+                listeners.iter().map(|listener| pen.listener(listener, attached)).collect();
+            json!({ "conditions": pen.all("", conditions), "listeners": listeners })
         }
         Body::Parents { fields: (list, reference), parents } => {
             let entries: Vec<_> =
@@ -74,8 +92,7 @@ pub fn render(
 
 struct Pen<'a> {
     generation: Option<i64>,
-    acked: bool,
-    now: &'a str,
+    truth: Truth<'a>,
     old: Seen,
     new: &'a mut Seen,
 }
@@ -90,14 +107,16 @@ impl Pen<'_> {
         let before = self.old.get(&key).cloned();
         let wanted = if condition.status { "True" } else { "False" };
         let was_so = before.as_ref().is_some_and(|(status, _)| status == wanted);
-        let (status, reason, message) = if condition.waits && !self.acked && !was_so {
-            ("Unknown", "Pending", "the proxies have not all acknowledged it yet")
-        } else {
-            (wanted, condition.reason, condition.message.as_str())
+        let (status, reason, message) = match self.truth {
+            Truth { rejected: Some(reason), .. } if condition.waits => ("False", "Invalid", reason),
+            Truth { acked: false, .. } if condition.waits && !was_so => {
+                ("Unknown", "Pending", "the proxies have not all acknowledged it yet")
+            }
+            _ => (wanted, condition.reason, condition.message.as_str()),
         };
         let since = match before {
             Some((old, since)) if old == status => since,
-            _ => self.now.to_owned(),
+            _ => self.truth.now.to_owned(),
         };
         self.new.insert(key, (status.to_owned(), since.clone()));
         let mut value = json!({

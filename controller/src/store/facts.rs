@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use routing::discovery::GatewayAddress;
 use serde::{Deserialize, Serialize};
 
 use super::ReadKey;
@@ -48,16 +49,20 @@ pub enum PodState {
     Released,
 }
 
-/// How far the change of a waypoint binding has come.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+/// How far an ordered change has come: of a service's waypoint, or of a pod's enrolment.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub enum Step {
     /// The waypoint was never ready since it was asked for: traffic goes as before.
     Waiting,
-    /// Published; not all clients have acknowledged it.
+    /// The waypoint is published; not all clients have acknowledged it.
     Published,
-    /// Acknowledged: the guard is on.
+    /// Nothing is under way: what is declared is in force, the guard included.
     #[default]
-    Guarded,
+    Settled,
+    /// The waypoint is not declared any more: the guard is off, traffic still enters it.
+    Leaving(GatewayAddress),
+    /// The pod does not belong in the mesh any more: clients are told, its agent not yet.
+    Releasing,
 }
 
 /// All facts.
@@ -78,9 +83,9 @@ impl Facts {
         self.pods.iter()
     }
 
-    /// Step of a service or workload; [`Step::Guarded`] when nothing is under way.
+    /// Step of a service, by key, or of a pod, by UID.
     pub fn step(&self, what: &str) -> Step {
-        self.steps.get(what).copied().unwrap_or_default()
+        self.steps.get(what).cloned().unwrap_or_default()
     }
 
     /// Takes the state of one pod, or forgets it; returns the touched key if it changed.
@@ -103,8 +108,8 @@ impl Facts {
         }
         let what: Arc<str> = what.into();
         match step {
-            Step::Guarded => self.steps.remove(&what),
-            Step::Waiting | Step::Published => self.steps.insert(Arc::clone(&what), step),
+            Step::Settled => self.steps.remove(&what),
+            step => self.steps.insert(Arc::clone(&what), step),
         };
         Some(ReadKey::Fact(FactKey::Step(what)))
     }

@@ -12,10 +12,13 @@ use std::sync::Arc;
 
 use gateway_api::backendtlspolicies::BackendTlsPolicy;
 use gateway_api::experimental::gateways::Gateway;
+use gateway_api::listenersets::ListenerSet;
 use k8s_openapi::api::core::v1::{Pod, Service};
 
 use super::Stored;
-use crate::api::gateway::{BackendRef, GrpcRoute, HttpRoute, ParentRef, TcpRoute, TlsRoute, UdpRoute};
+use crate::api::gateway::{
+    BackendRef, GrpcRoute, HttpRoute, ParentRef, TcpRoute, TlsRoute, UdpRoute,
+};
 use crate::api::istio::{AuthorizationPolicy, PeerAuthentication, ServiceEntry, WorkloadEntry};
 
 /// A way to find objects.
@@ -34,7 +37,7 @@ pub enum Index {
     Node,
     /// Pods by UID.
     Uid,
-    /// Routes by parent: `Kind/namespace/name`.
+    /// Routes and ListenerSets by parent: `Kind/namespace/name`.
     Parent,
     /// Routes by the Services that they send to: `Service/namespace/name`.
     Backend,
@@ -42,7 +45,7 @@ pub enum Index {
     Class,
     /// Policies by what they point at: `Kind/namespace/name`.
     Target,
-    /// Gateways and policies by the Secret or ConfigMap they name: `Kind/namespace/name`.
+    /// Gateways, ListenerSets and policies by the Secret or ConfigMap they name: `Kind/namespace/name`.
     Refers,
 }
 
@@ -72,6 +75,8 @@ pub(super) fn of<K: Stored>(object: &K) -> Vec<(Index, Arc<str>)> {
         values.backend_tls(policy);
     } else if let Some(gateway) = any.downcast_ref::<Gateway>() {
         values.gateway(gateway);
+    } else if let Some(set) = any.downcast_ref::<ListenerSet>() {
+        values.listener_set(set);
     } else {
         values.route(any);
     }
@@ -151,6 +156,20 @@ impl Values<'_> {
         if let Some(reference) = backend.and_then(|tls| tls.client_certificate_ref.as_ref()) {
             let namespace = reference.namespace.as_deref().unwrap_or(self.namespace);
             self.add(Index::Refers, object("Secret", namespace, &reference.name));
+        }
+    }
+
+    fn listener_set(&mut self, set: &ListenerSet) {
+        let parent = &set.spec.parent_ref;
+        let namespace = parent.namespace.as_deref().unwrap_or(self.namespace);
+        let kind = parent.kind.as_deref().unwrap_or("Gateway");
+        self.add(Index::Parent, object(kind, namespace, &parent.name));
+        for listener in &set.spec.listeners {
+            let refs = listener.tls.as_ref().and_then(|tls| tls.certificate_refs.as_ref());
+            for reference in refs.into_iter().flatten() {
+                let namespace = reference.namespace.as_deref().unwrap_or(self.namespace);
+                self.add(Index::Refers, object("Secret", namespace, &reference.name));
+            }
         }
     }
 

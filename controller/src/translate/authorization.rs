@@ -7,6 +7,7 @@
 //! or what it cannot serve, this refuses: the policy travels with the reason, and whoever
 //! enforces it refuses all that it selects.
 
+mod admits;
 mod rules;
 
 use std::collections::BTreeMap;
@@ -59,6 +60,10 @@ pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
         unsupported: notes.refused.as_ref().map(|(_, message)| Arc::from(message.as_str())),
         rules,
     };
+    let open = policy.action == Action::Allow && !policy.dry_run && policy.unsupported.is_none();
+    if session && open {
+        notes.waypoint = admits::refused_waypoint(object, &policy, look);
+    }
     let told = status(name, object, session, notes);
     if !session {
         let resource = Plane::GatewayAuthorization(policy.into());
@@ -77,6 +82,8 @@ struct Notes {
     refused: Option<(&'static str, String)>,
     /// Reason and message of what takes nothing from it but should be known.
     noticed: Option<(&'static str, String)>,
+    /// The waypoint that the policy shuts out.
+    waypoint: Option<String>,
 }
 
 impl Notes {
@@ -239,17 +246,21 @@ fn class_target(
 
 fn status(name: &Name, object: &AuthorizationPolicy, session: bool, notes: Notes) -> Output {
     let own = if session { "ZtunnelAccepted" } else { "WaypointAccepted" };
-    let conditions = match (notes.refused, notes.noticed) {
-        (Some((reason, message)), _) | (None, Some((reason, message))) => {
-            ["Accepted", own].map(|kind| Condition::new(kind, false, reason, message.clone()))
-        }
-        (None, None) => ["Accepted", own].map(|kind| {
-            Condition::new(kind, true, "Accepted", "in force".to_owned()).after_ack()
-        }),
+    let mut conditions: Vec<_> = match (notes.refused, notes.noticed) {
+        (Some((reason, message)), _) | (None, Some((reason, message))) => ["Accepted", own]
+            .map(|kind| Condition::new(kind, false, reason, message.clone()))
+            .into(),
+        (None, None) => ["Accepted", own]
+            .map(|kind| Condition::new(kind, true, "Accepted", "in force".to_owned()).after_ack())
+            .into(),
     };
+    let shut_out = notes.waypoint;
+    conditions.extend(
+        shut_out.map(|text| Condition::new("WaypointAdmitted", false, "WaypointRefused", text)),
+    );
     let key = Key { kind: Kind::AuthorizationPolicy, name: name.clone() };
     let generation = object.metadata.generation;
-    Output::Status(Status { key, generation, body: Body::Conditions(conditions.into()) }.into())
+    Output::Status(Status { key, generation, body: Body::Conditions(conditions) }.into())
 }
 
 /// The selector policies, of its namespace and of the root namespace, that select a workload.

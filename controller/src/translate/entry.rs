@@ -57,7 +57,7 @@ pub fn run_service(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
     }
     outputs.extend(binding.map(|binding| {
         let key = Key { kind: Kind::ServiceEntry, name: name.clone() };
-        status(key, &object.metadata, &binding, Step::Guarded)
+        status(key, &object.metadata, &binding, &Step::Settled)
     }));
     outputs
 }

@@ -68,7 +68,7 @@ fn service_principals(key: &ServiceKey, look: &mut Lookup<'_>) -> Option<BTreeSe
         return None;
     }
     let binding = waypoint::of_service(&object.metadata, look)?;
-    if look.step(&key.to_string()) != Step::Guarded {
+    if look.step(&key.to_string()) != Step::Settled {
         return None;
     }
     let mut principals = BTreeSet::from([binding.principal]);

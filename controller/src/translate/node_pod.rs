@@ -17,6 +17,7 @@ use super::{peer_authentication, pod};
 use crate::api;
 use crate::output::{Config, Output, Resource, Scope};
 use crate::store::Name;
+use crate::store::facts::Step;
 use crate::store::lookup::Lookup;
 
 /// Outputs of one pod.
@@ -24,7 +25,7 @@ pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
     let Some(object) = look.get::<Pod>(&name.namespace, &name.name) else { return Vec::new() };
     let (Some(spec), Some(uid)) = (&object.spec, &object.metadata.uid) else { return Vec::new() };
     let Some(node) = &spec.node_name else { return Vec::new() };
-    if !pod::belongs(object, look) {
+    if !pod::belongs(object, look) && look.step(uid) != Step::Releasing {
         return Vec::new();
     }
     let labels = object.metadata.labels.clone().unwrap_or_default();

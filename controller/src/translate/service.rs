@@ -41,14 +41,18 @@ pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
 
     let binding = waypoint::of_service(&object.metadata, look);
     let step = look.step(&service.key.to_string());
-    if let Some(binding) = binding.as_ref().filter(|_| step != Step::Waiting) {
-        service.waypoint = binding.address();
-        service.ingress_use_waypoint = ingress_uses(&object.metadata, look);
-    }
+    service.waypoint = match (&binding, &step) {
+        (Some(_), Step::Waiting) => None,
+        (Some(binding), _) => binding.address(),
+        (None, Step::Leaving(address)) => Some(address.clone()),
+        (None, _) => None,
+    };
+    service.ingress_use_waypoint =
+        service.waypoint.is_some() && ingress_uses(&object.metadata, look);
     let mut outputs = vec![Config::plane(Plane::Service(service.into()), Scope::Everyone)];
     outputs.extend(binding.map(|binding| {
         let key = Key { kind: Kind::Service, name: name.clone() };
-        status(key, &object.metadata, &binding, step)
+        status(key, &object.metadata, &binding, &step)
     }));
     outputs
 }
@@ -175,20 +179,19 @@ pub fn distribution(text: &str) -> Vec<LocalityScope> {
 }
 
 /// The `WaypointBound` condition.
-pub fn status(key: Key, meta: &ObjectMeta, binding: &Binding, step: Step) -> Output {
+pub fn status(key: Key, meta: &ObjectMeta, binding: &Binding, step: &Step) -> Output {
     let gateway = &binding.gateway;
     let (bound, reason, message) = match binding.state {
-        State::Ready if step == Step::Waiting => {
-            (false, "WaypointIsNotReady", format!("Waypoint {gateway} is starting; traffic goes direct until then"))
-        }
+        State::Ready | State::NotReady if *step == Step::Waiting => (
+            false,
+            "WaypointIsNotReady",
+            format!("Waypoint {gateway} is starting; traffic goes direct until it is ready"),
+        ),
         State::Ready => (
             true,
             "WaypointAccepted",
             format!("Successfully attached to waypoint {gateway}"),
         ),
-        State::NotReady if step == Step::Waiting => {
-            (false, "WaypointIsNotReady", format!("Waypoint {gateway} is starting; traffic goes direct until then"))
-        }
         State::NotReady => (
             false,
             "WaypointIsNotReady",

@@ -91,7 +91,8 @@ fn takes_hbone(object: &Pod, look: &mut Lookup<'_>) -> bool {
     let proven = look.pod(uid).map(|fact| fact.state);
     let said = label(object.metadata.annotations.as_ref(), api::REDIRECTION) == Some("enabled");
     match proven {
-        Some(PodState::Enrolled) => true,
+        // One that is to leave is told of as plain before its agent lets it go.
+        Some(PodState::Enrolled) => pod::belongs(object, look),
         Some(PodState::Released | PodState::Failed | PodState::Pending) => false,
         None => said,
     }
@@ -141,7 +142,8 @@ pub fn selecting<'a>(
     })
 }
 
-fn workload_port(object: &Pod, port: &ServicePort) -> Option<Port> {
+/// The port of a Service as the pod has it; none if the pod lacks the port it names.
+pub fn workload_port(object: &Pod, port: &ServicePort) -> Option<Port> {
     let service_port = u16::try_from(port.port).ok()?;
     let target = match &port.target_port {
         Some(target) => pod::target_port(object.spec.as_ref()?, target)?,

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Each ordered change, step by step.
+
+use std::path::Path;
+
+use super::*;
+use crate::source::document;
+use crate::store::facts::{PodFact, PodState};
+
+struct Course {
+    stores: Stores,
+    steps: Steps,
+    mesh: Mesh,
+    revision: u64,
+    began: Instant,
+}
+
+const SERVICE: &str = "app/web.app.svc.cluster.local";
+
+impl Course {
+    fn new(text: &str) -> Self {
+        let mut course = Self {
+            stores: Stores::default(),
+            steps: Steps::default(),
+            mesh: Mesh::default(),
+            revision: 10,
+            began: Instant::now(),
+        };
+        course.put(text, 10);
+        course
+    }
+
+    fn settle(&mut self, touched: &[ReadKey], acked: u64, after: Duration) -> Step {
+        let moment = Moment { acked, revision: self.revision, now: self.began + after };
+        let moved = self.steps.settle(&mut self.stores, &self.mesh, touched, moment);
+        if !moved.is_empty() {
+            self.revision += 1;
+        }
+        self.stores.facts.step(SERVICE)
+    }
+
+    fn put(&mut self, text: &str, acked: u64) -> Step {
+        let mut touched = Vec::new();
+        for placed in document::parse(Path::new("f"), text).objects {
+            touched.extend(self.stores.put(placed.object));
+        }
+        self.settle(&touched, acked, Duration::ZERO)
+    }
+}
+
+const NAMESPACE: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: app}\n---\n";
+const GATEWAY: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: wp, namespace: app}\nspec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}\n---\n";
+
+fn service(waypoint: bool) -> String {
+    let labels = if waypoint { ", labels: {istio.io/use-waypoint: wp}" } else { "" };
+    format!("apiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: app{labels}}}\nspec: {{clusterIP: 10.96.0.1, selector: {{app: web}}, ports: [{{port: 80}}]}}\n---\n")
+}
+
+fn waypoint_pod(ready: &str) -> String {
+    format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: wp-1, namespace: app, labels: {{gateway.networking.k8s.io/gateway-name: wp}}}}\nspec: {{containers: []}}\nstatus: {{conditions: [{{type: Ready, status: '{ready}'}}]}}\n---\n")
+}
+
+#[test]
+fn a_waypoint_is_added_when_ready_and_guards_when_acknowledged() {
+    let mut course = Course::new(&(NAMESPACE.to_owned() + &service(false)));
+    assert_eq!(course.put(&(GATEWAY.to_owned() + &service(true)), 10), Step::Waiting);
+    assert_eq!(course.put(&waypoint_pod("False"), 11), Step::Waiting);
+    assert_eq!(course.put(&waypoint_pod("True"), 11), Step::Published);
+    let published = course.revision;
+    assert_eq!(course.settle(&[], published - 1, Duration::ZERO), Step::Published);
+    assert_eq!(course.settle(&[], published, Duration::ZERO), Step::Settled);
+    // It stays so when the waypoint loses its pods: traffic is refused, not let past.
+    assert_eq!(course.put(&waypoint_pod("False"), published), Step::Settled);
+}
+
+#[test]
+fn a_waypoint_that_does_not_come_up_refuses_after_its_grace() {
+    let mut course = Course::new(&(NAMESPACE.to_owned() + &service(false)));
+    assert_eq!(course.put(&(GATEWAY.to_owned() + &service(true)), 10), Step::Waiting);
+    assert_eq!(course.settle(&[], 10, START), Step::Waiting);
+    assert_eq!(course.settle(&[], 10, START + Duration::from_secs(1)), Step::Settled);
+}
+
+#[test]
+fn a_waypoint_that_is_absent_or_was_always_there_is_in_force_at_once() {
+    let mut absent = Course::new(&(NAMESPACE.to_owned() + &service(false)));
+    assert_eq!(absent.put(&service(true), 10), Step::Settled);
+    let mut course = Course::new(&(NAMESPACE.to_owned() + GATEWAY + &service(true)));
+    assert_eq!(course.settle(&[], 0, Duration::ZERO), Step::Settled);
+}
+
+#[test]
+fn a_waypoint_is_left_only_after_the_guard_is_off_everywhere() {
+    let all = NAMESPACE.to_owned() + GATEWAY + &waypoint_pod("True") + &service(true);
+    let mut course = Course::new(&all);
+    let left = course.put(&service(false), 10);
+    assert!(matches!(left, Step::Leaving(_)), "{left:?}");
+    let told = course.revision;
+    assert!(matches!(course.settle(&[], told - 1, Duration::ZERO), Step::Leaving(_)));
+    assert_eq!(course.settle(&[], told, Duration::ZERO), Step::Settled);
+
+    let mut again = Course::new(&all);
+    assert!(matches!(again.put(&service(false), 10), Step::Leaving(_)));
+    assert_eq!(again.put(&service(true), 10), Step::Published, "changed its mind");
+}
+
+#[test]
+fn an_agent_is_told_to_let_a_pod_go_after_the_clients() {
+    let namespace = |mode: &str| {
+        format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: app, labels: {{istio.io/dataplane-mode: {mode}}}}}\n---\n")
+    };
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: app, uid: u1}\nspec: {nodeName: n, containers: []}\n---\n";
+    let mut course = Course::new(&(namespace("ambient") + pod));
+    let fact = PodFact {
+        node: "n".into(),
+        state: PodState::Enrolled,
+        reason: String::new(),
+        older_connections: 0,
+        repairs: 0,
+    };
+    course.stores.facts.set_pod("u1", Some(fact));
+    course.put(&namespace("none"), 10);
+    assert_eq!(course.stores.facts.step("u1"), Step::Releasing);
+    let told = course.revision;
+    course.settle(&[], told - 1, Duration::ZERO);
+    assert_eq!(course.stores.facts.step("u1"), Step::Releasing);
+    course.settle(&[], told, Duration::ZERO);
+    assert_eq!(course.stores.facts.step("u1"), Step::Settled);
+}

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! A controller over a folder of the test's own, and clients that speak to it as proxies do.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use clap::Parser as _;
+use controller::app::{self, Hub};
+use controller::ca::token::{Bound, Named, TokenKey};
+use controller::settings::Settings;
+use http::uri::PathAndQuery;
+use routing::stream::{DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::client::Grpc;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::{Request, Status, Streaming};
+use tonic_prost::ProstCodec;
+
+/// Longest wait for anything in these tests.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A controller that ends with the value.
+pub struct World {
+    pub directory: tempfile::TempDir,
+    pub hub: Arc<Hub>,
+    pub address: std::net::SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl World {
+    /// Starts over `files`, name and text each.
+    pub async fn start(files: &[(&str, &str)]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["folder", "objects", "provisioned", "ca"] {
+            std::fs::create_dir(directory.path().join(name)).unwrap();
+        }
+        for (name, text) in files {
+            std::fs::write(directory.path().join(name), text).unwrap();
+        }
+        Self::resume(directory).await
+    }
+
+    /// Starts over a directory of an earlier controller.
+    pub async fn resume(directory: tempfile::TempDir) -> Self {
+        let at = |name: &str| directory.path().join(name).display().to_string();
+        let settings = Settings::parse_from([
+            "waymark-controller",
+            "--folder",
+            &at("folder"),
+            "--folder",
+            &at("objects"),
+            "--provision-dir",
+            &at("provisioned"),
+            "--ca-dir",
+            &at("ca"),
+            "--admin-socket",
+            &at("admin.sock"),
+            "--listen",
+            "127.0.0.1:0",
+            "--silent-after",
+            "2",
+        ]);
+        let app = app::start(settings).await.unwrap();
+        let (hub, address) = (Arc::clone(&app.hub), app.address().unwrap());
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            app.run(async { stopped.await.unwrap_or(()) }).await.unwrap();
+        });
+        Self { directory, hub, address, stop: Some(stop), task }
+    }
+
+    /// Ends the controller; its directory stays.
+    pub async fn end(mut self) -> tempfile::TempDir {
+        self.stop.take().unwrap().send(()).unwrap();
+        self.task.await.unwrap();
+        self.directory
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Puts a file in place as an editor does: whole, by rename.
+    pub fn put(&self, name: &str, text: &str) {
+        let next = self.path("next");
+        std::fs::write(&next, text).unwrap();
+        std::fs::rename(&next, self.path(name)).unwrap();
+    }
+
+    fn token(&self, who: &Bound) -> String {
+        let key = TokenKey::load_or_make(&self.path("ca")).unwrap();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        key.issue(who, now, Duration::from_secs(600)).unwrap()
+    }
+
+    async fn grpc(&self) -> Grpc<Channel> {
+        let root = std::fs::read_to_string(self.path("ca/root-cert.pem")).unwrap();
+        let tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(root))
+            .domain_name("istiod.istio-system.svc");
+        let endpoint = Endpoint::from_shared(format!("https://{}", self.address)).unwrap();
+        let channel = endpoint.tls_config(tls).unwrap().connect().await.unwrap();
+        let mut grpc = Grpc::new(channel);
+        grpc.ready().await.unwrap();
+        grpc
+    }
+
+    fn authorised<T>(&self, message: T, token: &str) -> Request<T> {
+        let mut request = Request::new(message);
+        let value = format!("Bearer {token}").parse().unwrap();
+        request.metadata_mut().insert("authorization", value);
+        request
+    }
+
+    /// A unary call as `who`.
+    pub async fn call<Q, A>(&self, path: &'static str, message: Q, who: &Bound) -> Result<A, Status>
+    where
+        Q: prost::Message + 'static,
+        A: prost::Message + Default + 'static,
+    {
+        let request = self.authorised(message, &self.token(who));
+        let codec = ProstCodec::<Q, A>::default();
+        let path = PathAndQuery::from_static(path);
+        let answer = self.grpc().await.unary(request, path, codec).await?;
+        Ok(answer.into_inner())
+    }
+
+    /// A delta stream as `who`.
+    pub async fn stream(&self, who: &Bound) -> Result<Client, Status> {
+        self.stream_with(&self.token(who)).await
+    }
+
+    /// A delta stream with this token.
+    pub async fn stream_with(&self, token: &str) -> Result<Client, Status> {
+        let (requests, outgoing) = mpsc::channel(64);
+        let request = self.authorised(ReceiverStream::new(outgoing), token);
+        let codec = ProstCodec::<DeltaDiscoveryRequest, DeltaDiscoveryResponse>::default();
+        let path = PathAndQuery::from_static(DELTA_AGGREGATED_RESOURCES);
+        let answer = self.grpc().await.streaming(request, path, codec).await?;
+        Ok(Client { requests, responses: answer.into_inner() })
+    }
+}
+
+/// One delta stream.
+pub struct Client {
+    requests: mpsc::Sender<DeltaDiscoveryRequest>,
+    responses: Streaming<DeltaDiscoveryResponse>,
+}
+
+impl Client {
+    /// Asks for all of a kind.
+    pub async fn subscribe(&self, type_url: &str) {
+        let request =
+            DeltaDiscoveryRequest { type_url: type_url.to_owned(), ..Default::default() };
+        self.requests.send(request).await.unwrap();
+    }
+
+    /// The next response, not acknowledged yet.
+    pub async fn next(&mut self) -> DeltaDiscoveryResponse {
+        let next = tokio::time::timeout(PATIENCE, self.responses.message()).await;
+        next.expect("a response in time").unwrap().expect("the stream is open")
+    }
+
+    /// Why the stream ended.
+    pub async fn end(&mut self) -> Status {
+        let next = tokio::time::timeout(PATIENCE, self.responses.message()).await;
+        next.expect("an end in time").expect_err("the stream ends")
+    }
+
+    pub async fn ack(&self, response: &DeltaDiscoveryResponse) {
+        let request = DeltaDiscoveryRequest {
+            type_url: response.type_url.clone(),
+            response_nonce: response.nonce.clone(),
+            ..Default::default()
+        };
+        self.requests.send(request).await.unwrap();
+    }
+
+    /// The next response, acknowledged.
+    pub async fn take(&mut self) -> DeltaDiscoveryResponse {
+        let response = self.next().await;
+        self.ack(&response).await;
+        response
+    }
+}
+
+/// A pod that holds a token.
+pub fn pod(namespace: &str, name: &str, account: &str, node: &str) -> Bound {
+    let named = |name: &str, uid: String| Named { name: name.to_owned(), uid };
+    Bound {
+        namespace: namespace.to_owned(),
+        service_account: account.to_owned(),
+        pod: named(name, uid(namespace, name)),
+        node: named(node, format!("{node}-uid")),
+    }
+}
+
+/// The UID of a pod of these tests.
+pub fn uid(namespace: &str, name: &str) -> String {
+    format!("{namespace}-{name}-uid")
+}
+
+/// A ready pod, as a kubelet reports it.
+pub fn pod_yaml(who: &Bound, ip: &str, labels: &[(&str, &str)]) -> String {
+    let labels: serde_json::Map<_, _> =
+        labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).into())).collect();
+    let object = serde_json::json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "name": who.pod.name, "namespace": who.namespace, "uid": who.pod.uid, "labels": labels,
+        },
+        "spec": {
+            "nodeName": who.node.name, "serviceAccountName": who.service_account,
+            "containers": [{
+                "name": "app", "image": "app",
+                "ports": [{"name": "web", "containerPort": 9080}],
+                "readinessProbe": {"httpGet": {"path": "/", "port": "web"}},
+            }],
+        },
+        "status": {
+            "phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}],
+            "conditions": [{"type": "Ready", "status": "True"}],
+        },
+    });
+    format!("{object}\n---\n")
+}
+
+/// Waits until `test` gives something; revisions and acknowledgements wake it.
+pub async fn eventually<T>(hub: &Hub, what: &str, test: impl Fn() -> Option<T>) -> T {
+    let _ = hub;
+    let wait = async {
+        loop {
+            if let Some(found) = test() {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{what}"))
+}
+
+/// GET over the admin socket, as JSON.
+pub async fn admin(world: &World, path: &str) -> serde_json::Value {
+    use http_body_util::{BodyExt as _, Empty};
+    let stream = tokio::net::UnixStream::connect(world.path("admin.sock")).await.unwrap();
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+    tokio::spawn(connection);
+    let request = http::Request::get(path)
+        .header("host", "controller")
+        .body(Empty::<bytes::Bytes>::new())
+        .unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    assert_eq!(response.status(), 200, "{path}");
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    serde_json::from_slice(&body).unwrap()
+}
+
+/// The names of resources in a response.
+pub fn names(response: &DeltaDiscoveryResponse) -> Vec<&str> {
+    response.resources.iter().map(|resource| resource.name.as_str()).collect()
+}
+
+/// Whether a directory holds a file whose text has all of `parts`.
+pub fn holds(directory: &Path, parts: &[&str]) -> bool {
+    let files = std::fs::read_dir(directory).unwrap();
+    files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap_or_default()).any(|text| {
+        parts.iter().all(|part| text.contains(part))
+    })
+}
