@@ -16,6 +16,7 @@ use crate::local::{UpOptions, enter::EnterArgs};
 
 mod delete;
 mod exec;
+mod explain;
 mod format;
 mod get;
 mod logs;
@@ -46,6 +47,8 @@ enum Verb {
     /// List policies in force.
     #[command(alias = "policy")]
     Policies(policies::PoliciesArgs),
+    /// Follow a connection or request: every step, and what decides.
+    Explain(explain::ExplainArgs),
     /// List objects with their status.
     Get(get::GetArgs),
     /// Show what a pod has written.
@@ -81,6 +84,7 @@ pub fn run() -> ExitCode {
         Verb::Status(args) => status::status(&args),
         Verb::Workloads(args) => workloads::workloads(&args),
         Verb::Policies(args) => policies::policies(&args),
+        Verb::Explain(args) => explain::explain(&args),
         Verb::Get(args) => get::get(&args),
         Verb::Logs(args) => logs::logs(&args),
         Verb::Exec(args) => exec::exec(&args),

@@ -110,7 +110,12 @@ pub fn run(args: &EnterArgs) -> Result<std::convert::Infallible, EnterError> {
     }
     let (program, rest) = args.command.split_first().ok_or(EnterError::Empty)?;
     let mut command = Command::new(program);
-    command.args(rest).envs(environment);
+    command.args(rest);
+    if args.environment {
+        // The caller's variables stay outside, but for what a terminal needs.
+        let terminal = std::env::var_os("TERM").map(|value| (OsString::from("TERM"), value));
+        command.env_clear().envs(terminal).envs(environment);
+    }
     if let Some(folder) = &args.workdir {
         command.current_dir(folder);
     }

@@ -12,7 +12,8 @@ mod cni;
 mod container;
 mod create;
 mod door;
-mod object;
+mod inquire;
+pub(crate) mod object;
 mod pod;
 mod probe;
 mod process;
@@ -98,6 +99,7 @@ async fn serve(
     let outlets = doors(listeners, names, told)?;
     let system = system::manifests().map_err(|error| LocalError::Keys(error.to_string()))?;
     let state = State::new(nodes, system, tokens, outlets, beside.clone());
+    tokio::spawn(inquire::watch_problems());
     let controller = start_controller(&options.folder, &beside);
     Supervisor { state, say: Say::new(&options), events, folder: options.folder, controller }
         .follow()

@@ -31,7 +31,7 @@ pub(super) fn new_uid() -> String {
 }
 
 /// The Node called `name`.
-pub(super) fn node(name: &str, uid: &str, addresses: Pair, created: OffsetDateTime) -> Value {
+pub(crate) fn node(name: &str, uid: &str, addresses: Pair, created: OffsetDateTime) -> Value {
     let internal: Vec<Value> =
         addresses.texts().iter().map(|ip| json!({"type": "InternalIP", "address": ip})).collect();
     json!({
@@ -52,19 +52,19 @@ pub(super) fn node(name: &str, uid: &str, addresses: Pair, created: OffsetDateTi
 
 /// What is decided when a pod is made.
 #[derive(Clone, Debug)]
-pub(super) struct Birth {
+pub(crate) struct Birth {
     /// Its name.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// Its UID.
-    pub(super) uid: String,
+    pub(crate) uid: String,
     /// Its node.
-    pub(super) node: String,
+    pub(crate) node: String,
     /// When.
-    pub(super) created: OffsetDateTime,
+    pub(crate) created: OffsetDateTime,
 }
 
 /// Metadata and spec of a new pod of `owner`.
-pub(super) fn pod(owner: &Owner, birth: &Birth) -> Value {
+pub(crate) fn pod(owner: &Owner, birth: &Birth) -> Value {
     let mut object = serde_json::to_value(&owner.template).unwrap_or_default();
     let spec_default = json!({});
     let mut spec = object.get_mut("spec").map_or(spec_default, Value::take);

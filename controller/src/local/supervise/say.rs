@@ -12,8 +12,10 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
 
+use super::inquire;
 use super::state::{PodLine, State};
 use crate::local::UpOptions;
 use crate::local::manifest::FileProblem;
@@ -72,7 +74,7 @@ impl Say {
                     && lines.iter().all(|line| line.ready);
                 if ready || Instant::now() >= due {
                     self.table_due = None;
-                    self.table(state, &lines);
+                    self.table(state, lines.clone());
                     self.seen = lines.into_iter().map(|line| (line.uid.clone(), line)).collect();
                 }
             }
@@ -81,54 +83,37 @@ impl Say {
     }
 
     fn look_at_files(&mut self, state: &State) {
-        let now: BTreeSet<FileProblem> =
-            state.folders.problems().cloned().chain(self.local_problem.clone()).collect();
+        // The controller reads the same files and tells of all kinds that it knows.
+        let ours = |problem: &&FileProblem| {
+            problem
+                .object
+                .as_ref()
+                .is_some_and(|object| ["StatefulSet", "DaemonSet"].contains(&object.kind.as_str()))
+        };
+        let now: BTreeSet<FileProblem> = state
+            .folders
+            .problems()
+            .filter(ours)
+            .cloned()
+            .chain(self.local_problem.clone())
+            .collect();
         for problem in now.difference(&self.problems) {
             error(&format!("{problem} (the last good state stays)"));
-        }
-        if now.is_empty() && !self.problems.is_empty() {
-            line("all files can be read again");
         }
         self.problems = now;
     }
 
-    fn table(&self, state: &State, lines: &[PodLine]) {
-        let ready = lines.iter().filter(|line| line.ready).count();
-        line(&format!(
-            "\nwaymark: {} on {} nodes, {ready} of {} pods ready\n",
-            self.folder.display(),
-            self.nodes,
-            lines.len()
-        ));
-        let rows = lines.iter().map(|line| {
-            let what = line
-                .trouble
-                .clone()
-                .unwrap_or_else(|| if line.ready { "ready" } else { "starting" }.to_owned());
-            let identity = format!("{}/{}", line.namespace, line.account);
-            [
-                line.namespace.clone(),
-                line.name.clone(),
-                line.node.clone(),
-                line.address.clone(),
-                identity,
-                what,
-            ]
-        });
-        let head = ["NAMESPACE", "POD", "NODE", "ADDRESS", "ACCOUNT", "STATE"].map(str::to_owned);
-        line(&crate::cli::table::align([head].into_iter().chain(rows).map(Vec::from)));
-        match state.ingress.first() {
-            Some((gateway, address)) => {
-                line(&format!(
-                    "http://localhost:{} leads to Gateway {gateway} ({address})",
-                    self.port
-                ));
-            }
-            None => line("there is no ingress Gateway yet; localhost leads nowhere"),
-        }
-        line(
-            "Ctrl-C ends it. In another terminal: waymark status | workloads | get pods | logs POD | explain",
-        );
+    fn table(&self, state: &State, lines: Vec<PodLine>) {
+        let table = Table {
+            title: format!("\n{} on {} nodes\n", self.folder.display(), self.nodes),
+            port: self.port,
+            ingress: state
+                .ingress
+                .first()
+                .map(|(gateway, address)| (gateway.clone(), address.to_string())),
+            lines,
+        };
+        tokio::spawn(table.print());
     }
 
     fn changes(&mut self, lines: Vec<PodLine>) {
@@ -157,6 +142,94 @@ impl Say {
         }
         self.seen = now;
     }
+}
+
+/// What runs where, as it is once all pods are ready.
+struct Table {
+    title: String,
+    port: u16,
+    ingress: Option<(String, String)>,
+    lines: Vec<PodLine>,
+}
+
+impl Table {
+    async fn print(self) {
+        let workloads = inquire::ask("/workloads").await.unwrap_or_default();
+        let routes = inquire::ask("/objects?kind=HTTPRoute").await.unwrap_or_default();
+        line(&self.title);
+        let head =
+            ["NAMESPACE", "POD", "NODE", "ADDRESS", "IDENTITY", "MESH", "STATE"].map(str::to_owned);
+        let rows = self.lines.iter().map(|pod| row(pod, &workloads));
+        line(&crate::cli::table::align([Vec::from(head)].into_iter().chain(rows)));
+        match &self.ingress {
+            Some((gateway, address)) => {
+                line(&format!(
+                    "http://localhost:{} leads to Gateway {gateway} ({address}); try:",
+                    self.port
+                ));
+                line(&format!(
+                    "  curl http://localhost:{}{}",
+                    self.port,
+                    first_path(&routes, gateway)
+                ));
+            }
+            None => line("there is no ingress Gateway; localhost leads nowhere. From a pod, try:"),
+        }
+        line(
+            "  waymark status | workloads | policies | get gateways | logs POD | exec POD -- COMMAND",
+        );
+        line("Edit any file of the folder: it takes effect at once. Ctrl-C ends everything.");
+    }
+}
+
+fn row(pod: &PodLine, workloads: &Value) -> Vec<String> {
+    let text = |value: &Value, pointer: &str| {
+        value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    let all = workloads.as_array().into_iter().flatten();
+    let known = all.into_iter().find(|workload| text(workload, "/podUid") == pod.uid);
+    let identity = known.map(|workload| text(workload, "/identity")).unwrap_or_default();
+    let mesh = known.map(|workload| {
+        let wanted = workload.pointer("/enrolment/wanted") == Some(&Value::Bool(true));
+        match text(workload, "/enrolment/state").to_ascii_lowercase().as_str() {
+            "enrolled" => "enrolled",
+            _ if wanted => "waiting",
+            _ => "-",
+        }
+    });
+    let state = pod
+        .trouble
+        .clone()
+        .unwrap_or_else(|| if pod.ready { "ready" } else { "starting" }.to_owned());
+    vec![
+        pod.namespace.clone(),
+        pod.name.clone(),
+        pod.node.clone(),
+        pod.address.clone(),
+        identity.trim_start_matches("spiffe://").to_owned(),
+        mesh.unwrap_or("-").to_owned(),
+        state,
+    ]
+}
+
+/// A path that a route of `gateway`, `namespace/name`, takes.
+fn first_path(routes: &Value, gateway: &str) -> String {
+    let name = gateway.split('/').nth(1).unwrap_or_default();
+    let items = |value: &Value, pointer: &str| {
+        value.pointer(pointer).and_then(Value::as_array).cloned().unwrap_or_default()
+    };
+    let of_gateway = |route: &Value| {
+        items(route, "/spec/parentRefs")
+            .iter()
+            .any(|parent| parent.get("name").and_then(Value::as_str) == Some(name))
+    };
+    let path = items(routes, "/items")
+        .iter()
+        .filter(|route| of_gateway(route))
+        .flat_map(|route| items(route, "/spec/rules"))
+        .flat_map(|rule| items(&rule, "/matches"))
+        .find_map(|rule| rule.pointer("/path/value").and_then(Value::as_str).map(str::to_owned));
+    path.unwrap_or_else(|| "/".to_owned())
 }
 
 /// One line for the user; one that is gone needs none.
