@@ -193,10 +193,11 @@ impl Downstream {
     }
 
     /// Sends a 1xx other than 101; dropped for HTTP/1.0 clients, and after the final head.
-    pub(super) fn put_interim(&mut self, head: ResponseHead) -> Result<(), Error> {
+    pub(super) fn put_interim(&mut self, mut head: ResponseHead) -> Result<(), Error> {
         if self.started() {
             return Ok(());
         }
+        head.strip_hop();
         self.continued |= head.status == StatusCode::CONTINUE;
         match &mut self.kind {
             Kind::Http1(request) => request.put_interim(head),

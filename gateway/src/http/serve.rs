@@ -8,6 +8,7 @@
 mod http1;
 mod http2;
 mod rewind;
+mod seldom;
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -15,8 +16,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::time::{Instant, Sleep, sleep_until};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use self::seldom::Seldom;
 use super::conn::Conn;
 use super::downstream::h1::after;
 use super::{ByteStream, Downstream, Limits, Protocol};
@@ -87,7 +89,7 @@ async fn sniff(conn: &mut Conn, terms: &Terms) -> Result<bool, Ended> {
     let mut timer = Timer::new();
     let idle_by = after(terms.limits.idle);
     let mut head_by = None;
-    let mut drained = std::pin::pin!(terms.drain.cancelled());
+    let mut drained = Drained::new(&terms.drain);
     poll_fn(|cx| {
         loop {
             let seen = conn.input.len().min(PREFACE.len());
@@ -106,7 +108,7 @@ async fn sniff(conn: &mut Conn, terms: &Terms) -> Result<bool, Ended> {
                 }
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(Ended::Broken)),
-                Poll::Pending if seen == 0 && drained.as_mut().poll(cx).is_ready() => {
+                Poll::Pending if seen == 0 && drained.poll(cx) => {
                     return Poll::Ready(Err(Ended::Us));
                 }
                 Poll::Pending => {
@@ -125,11 +127,12 @@ async fn sniff(conn: &mut Conn, terms: &Terms) -> Result<bool, Ended> {
 /// which costs less than to wind it at every request.
 struct Timer {
     sleep: Option<Pin<Box<Sleep>>>,
+    seldom: Seldom,
 }
 
 impl Timer {
     fn new() -> Self {
-        Self { sleep: None }
+        Self { sleep: None, seldom: Seldom::new() }
     }
 
     /// Ready when `by` has passed; never for none.
@@ -138,13 +141,35 @@ impl Timer {
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(by)));
         if sleep.deadline() > by {
             sleep.as_mut().reset(by);
+            self.seldom.changed();
         }
-        while sleep.as_mut().poll(cx).is_ready() {
+        while self.seldom.poll(cx, sleep.as_mut()).is_ready() {
             if Instant::now() >= by {
+                // Ready again when it is asked for the same moment once more.
                 return Poll::Ready(());
             }
             sleep.as_mut().reset(by);
         }
         Poll::Pending
+    }
+}
+
+/// The signal to drain, as one connection waits for it.
+struct Drained {
+    signal: Pin<Box<WaitForCancellationFutureOwned>>,
+    seldom: Seldom,
+    given: bool,
+}
+
+impl Drained {
+    fn new(signal: &CancellationToken) -> Self {
+        let signal = Box::pin(signal.clone().cancelled_owned());
+        Self { signal, seldom: Seldom::new(), given: false }
+    }
+
+    /// True once the signal was given.
+    fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+        self.given = self.given || self.seldom.poll(cx, self.signal.as_mut()).is_ready();
+        self.given
     }
 }

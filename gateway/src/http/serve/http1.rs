@@ -16,9 +16,8 @@ use bytes::BytesMut;
 use futures_util::FutureExt;
 use pingora_core::protocols::http::v1::server::HttpSession;
 use tokio::time::Instant;
-use tokio_util::sync::WaitForCancellationFuture;
 
-use super::{Ended, Terms, Timer};
+use super::{Drained, Ended, Terms, Timer};
 use crate::http::conn::Conn;
 use crate::http::downstream::h1::{Http1, Shared, after};
 use crate::http::head::check;
@@ -39,10 +38,10 @@ where
         write_by: Cell::new(None),
     });
     let mut timer = Timer::new();
-    let mut drained = pin!(terms.drain.cancelled());
+    let mut drained = Drained::new(&terms.drain);
     let mut left = terms.limits.requests;
     loop {
-        let raw = match next_head(&mut conn, terms, &mut timer, drained.as_mut()).await {
+        let raw = match next_head(&mut conn, terms, &mut timer, &mut drained).await {
             Ok(raw) => raw,
             Err(Stop::Quiet(ended)) => {
                 let _closed = poll_fn(|cx| conn.poll_close(cx)).now_or_never();
@@ -57,7 +56,7 @@ where
         };
         let request = Http1::new(conn, session, facts, left > 0, Rc::clone(&shared));
         let mut downstream = Downstream::http1(request, terms.secure);
-        let stalled = run(&mut downstream, &shared, &mut timer, drained.as_mut(), handler).await;
+        let stalled = run(&mut downstream, &shared, &mut timer, &mut drained, handler).await;
         let Some(next) = conclude(downstream, stalled, &shared, &mut timer).await else {
             return if stalled { Ended::Slow } else { Ended::Us };
         };
@@ -79,7 +78,7 @@ async fn next_head(
     conn: &mut Conn,
     terms: &Terms,
     timer: &mut Timer,
-    mut drained: std::pin::Pin<&mut WaitForCancellationFuture<'_>>,
+    drained: &mut Drained,
 ) -> Result<BytesMut, Stop> {
     let limits = &terms.limits;
     let mut idle_by = None;
@@ -106,7 +105,7 @@ async fn next_head(
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(Stop::Quiet(Ended::Broken))),
                 Poll::Ready(Ok(_)) => {}
                 Poll::Pending if seen == 0 => {
-                    if drained.as_mut().poll(cx).is_ready() {
+                    if drained.poll(cx) {
                         return Poll::Ready(Err(Stop::Quiet(Ended::Us)));
                     }
                     idle_by = idle_by.or_else(|| after(limits.idle));
@@ -131,8 +130,11 @@ fn parse(raw: BytesMut, shared: &Shared) -> Result<(Box<HttpSession>, check::Fac
     let mut session = Box::new(HttpSession::new(shared.pipe.stream()));
     session.set_read_timeout(None);
     session.set_close_on_response_before_downstream_finish(false);
-    shared.pipe.give(raw);
-    match session.read_request().now_or_never() {
+    // A copy of its own size: the session keeps it as long as the request runs.
+    session.set_pipelined_prefix(BytesMut::from(raw.as_ref()));
+    drop(raw);
+    // Outside of the task's budget, or it might not be ready although all of it is there.
+    match tokio::task::unconstrained(session.read_request()).now_or_never() {
         Some(Ok(Some(_))) => {}
         _ => return Err(NOT_HTTP),
     }
@@ -146,7 +148,7 @@ async fn run<H>(
     downstream: &mut Downstream,
     shared: &Shared,
     timer: &mut Timer,
-    mut drained: std::pin::Pin<&mut WaitForCancellationFuture<'_>>,
+    drained: &mut Drained,
     handler: &H,
 ) -> bool
 where
@@ -158,7 +160,7 @@ where
         if running.as_mut().poll(cx).is_ready() {
             return Poll::Ready(false);
         }
-        if drain_by.is_none() && drained.as_mut().poll(cx).is_ready() {
+        if drain_by.is_none() && drained.poll(cx) {
             drain_by = after(shared.limits.drain);
         }
         let by =

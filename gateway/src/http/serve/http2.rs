@@ -5,7 +5,6 @@
 //! Everything of a connection is polled in one task, so what handlers send leaves together.
 
 use std::future::poll_fn;
-use std::pin::pin;
 use std::task::Poll;
 
 use ::h2::server::{Builder, Connection, SendResponse};
@@ -17,7 +16,7 @@ use pingora_http::RequestHeader;
 use tokio::time::Instant;
 
 use super::rewind::Rewind;
-use super::{Ended, Terms, Timer};
+use super::{Drained, Ended, Terms, Timer};
 use crate::http::downstream::h1::after;
 use crate::http::downstream::h2::Http2;
 use crate::http::head::check;
@@ -37,7 +36,7 @@ where
             Err(_) => return Ended::Slow,
         };
     let mut running = FuturesUnordered::new();
-    let mut drained = pin!(terms.drain.cancelled());
+    let mut drained = Drained::new(&terms.drain);
     let mut state = State { left: limits.requests, bad: 0, closing: None, ended: None };
     let mut timer = Timer::new();
     let mut idle_by = after(limits.idle);
@@ -67,7 +66,7 @@ where
                 break;
             }
         }
-        if state.ended.is_none() && drained.as_mut().poll(cx).is_ready() {
+        if state.ended.is_none() && drained.poll(cx) {
             state.close(&mut connection, Ended::Us, limits);
         }
         idle_by = if running.is_empty() { idle_by.or_else(|| after(limits.idle)) } else { None };

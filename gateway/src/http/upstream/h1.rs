@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use http::header::{CONNECTION, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Version};
 use pingora_core::protocols::http::v1::client::HttpSession;
 
 use super::{Event, response_body};
@@ -145,11 +145,8 @@ impl Http1 {
         if head.headers.len() > self.limits.headers {
             return Err(Error::UpstreamHeadTooLarge);
         }
-        let mut head = ResponseHead { head: Box::new(head.clone()) };
+        let head = ResponseHead { head: Box::new(head.clone()) };
         if head.status.is_informational() {
-            if head.status != StatusCode::SWITCHING_PROTOCOLS {
-                head.strip_hop();
-            }
             return Ok(head);
         }
         let chunked = is_chunked(&head)?;
@@ -161,7 +158,6 @@ impl Http1 {
             Body::Unknown => Decoder::Close,
         };
         self.keep = keeps_alive(&head) && self.decoder != Decoder::Close;
-        head.strip_hop();
         Ok(head)
     }
 
