@@ -180,8 +180,8 @@ pub enum Output {
     Attached(Key, Arc<BTreeSet<Listened>>),
 }
 
-/// A Gateway and the name of one of its listeners.
-pub type Listened = (Name, Arc<str>);
+/// A Gateway or ListenerSet, and the name of one of its listeners.
+pub type Listened = (Key, Arc<str>);
 
 /// Names an output.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -283,7 +283,7 @@ impl Table {
         }
     }
 
-    /// A route that came or went changes the status of the Gateways that count it.
+    /// A route that came or went changes the statuses of those that count it.
     fn recount(&mut self, output: Option<Output>, by: isize, changed: &mut BTreeSet<OutputKey>) {
         let Some(Output::Attached(_, listeners)) = output else { return };
         for listener in listeners.iter() {
@@ -292,8 +292,7 @@ impl Table {
             if *count == 0 {
                 self.attached.remove(listener);
             }
-            let kind = crate::store::Kind::Gateway;
-            changed.insert(OutputKey::Status(Key { kind, name: listener.0.clone() }));
+            changed.insert(OutputKey::Status(listener.0.clone()));
         }
     }
 }

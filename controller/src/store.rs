@@ -20,6 +20,7 @@ use gateway_api::backendtlspolicies::BackendTlsPolicy;
 use gateway_api::experimental::gatewayclasses::GatewayClass;
 use gateway_api::experimental::gateways::Gateway;
 use gateway_api::experimental::referencegrants::ReferenceGrant;
+use gateway_api::listenersets::ListenerSet;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Namespace, Node, Pod, Secret, Service, ServiceAccount,
@@ -228,6 +229,7 @@ kinds! {
     Deployment, deployments, Deployment, "Deployment", "apps";
     GatewayClass, gateway_classes, GatewayClass, "GatewayClass", "gateway.networking.k8s.io";
     Gateway, gateways, Gateway, "Gateway", "gateway.networking.k8s.io";
+    ListenerSet, listener_sets, ListenerSet, "ListenerSet", "gateway.networking.k8s.io";
     HttpRoute, http_routes, HttpRoute, "HTTPRoute", "gateway.networking.k8s.io";
     GrpcRoute, grpc_routes, GrpcRoute, "GRPCRoute", "gateway.networking.k8s.io";
     TlsRoute, tls_routes, TlsRoute, "TLSRoute", "gateway.networking.k8s.io";

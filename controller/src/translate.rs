@@ -18,6 +18,7 @@ pub mod guard;
 pub mod http_route;
 pub mod l4_route;
 pub mod listener;
+pub mod listener_set;
 pub mod node_pod;
 pub mod peer_authentication;
 pub mod pod;
@@ -60,6 +61,8 @@ pub enum Translator {
     GatewayClass,
     /// Gateways.
     Gateway,
+    /// ListenerSets.
+    ListenerSet,
     /// HTTPRoutes.
     HttpRoute,
     /// GRPCRoutes.
@@ -88,6 +91,7 @@ impl Translator {
             Self::Secret => Some(Kind::Secret),
             Self::GatewayClass => Some(Kind::GatewayClass),
             Self::Gateway => Some(Kind::Gateway),
+            Self::ListenerSet => Some(Kind::ListenerSet),
             Self::HttpRoute => Some(Kind::HttpRoute),
             Self::GrpcRoute => Some(Kind::GrpcRoute),
             Self::TlsRoute => Some(Kind::TlsRoute),
@@ -111,6 +115,7 @@ impl Translator {
             Self::Secret => certificate::run(name, look),
             Self::GatewayClass => class::run(name, look),
             Self::Gateway => gateway::run(name, look),
+            Self::ListenerSet => listener_set::run(name, look),
             Self::HttpRoute => http_route::run(name, look),
             Self::GrpcRoute => grpc_route::run(name, look),
             Self::TlsRoute => l4_route::run_tls(name, look),

@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 
 use gateway_api::experimental::gateways::{
-    GatewayListeners, GatewayListenersAllowedRoutesNamespacesFrom as From,
+    Gateway, GatewayAllowedListenersNamespacesFrom as SetsFrom, GatewayListeners,
+    GatewayListenersAllowedRoutesNamespacesFrom as From,
     GatewayListenersAllowedRoutesNamespacesSelector as Selector,
 };
 use k8s_openapi::api::core::v1::Namespace;
@@ -27,20 +28,42 @@ pub fn namespace(
         None | Some(From::Same) => own == namespace,
         Some(From::All) => true,
         Some(From::Selector) => {
-            let Some(selector) = namespaces.and_then(|namespaces| namespaces.selector.as_ref()) else {
-                return false;
-            };
-            let labels = look
-                .get::<Namespace>("", namespace)
-                .map(|namespace| namespace.metadata.labels.clone().unwrap_or_default());
-            // Every namespace of a cluster carries its name as a label, written or not.
-            let mut labels = labels.unwrap_or_default();
-            labels
-                .entry("kubernetes.io/metadata.name".to_owned())
-                .or_insert_with(|| namespace.to_owned());
-            selects(selector, &labels)
+            let selector = namespaces.and_then(|namespaces| namespaces.selector.as_ref());
+            selector.is_some_and(|selector| selected(selector, namespace, look))
         }
     }
+}
+
+/// Tells whether `gateway` takes ListenerSets of `namespace`: none unless it says so.
+///
+/// Rule: `AllowedListeners` in Gateway API `apis/v1/gateway_types.go`.
+pub fn listener_set(gateway: &Gateway, namespace: &str, look: &mut Lookup<'_>) -> bool {
+    let allowed = gateway.spec.allowed_listeners.as_ref();
+    let Some(namespaces) = allowed.and_then(|allowed| allowed.namespaces.as_ref()) else {
+        return false;
+    };
+    match namespaces.from {
+        None | Some(SetsFrom::None) => false,
+        Some(SetsFrom::Same) => gateway.metadata.namespace.as_deref() == Some(namespace),
+        Some(SetsFrom::All) => true,
+        Some(SetsFrom::Selector) => {
+            // The same selector under another name in the crate.
+            let json = serde_json::to_value(&namespaces.selector).unwrap_or_default();
+            let selector = serde_json::from_value::<Selector>(json);
+            selector.is_ok_and(|selector| selected(&selector, namespace, look))
+        }
+    }
+}
+
+/// Tells whether a selector selects a namespace by its labels.
+fn selected(selector: &Selector, namespace: &str, look: &mut Lookup<'_>) -> bool {
+    let labels = look
+        .get::<Namespace>("", namespace)
+        .map(|namespace| namespace.metadata.labels.clone().unwrap_or_default());
+    // Every namespace of a cluster carries its name as a label, written or not.
+    let mut labels = labels.unwrap_or_default();
+    labels.entry("kubernetes.io/metadata.name".to_owned()).or_insert_with(|| namespace.to_owned());
+    selects(selector, &labels)
 }
 
 /// Tells whether a label selector selects `labels`; an operator that is not known selects nothing.

@@ -13,14 +13,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use gateway_api::experimental::gateways::{Gateway, GatewayListeners};
+use gateway_api::listenersets::ListenerSet;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use routing::matching::HostPattern;
 use routing::route::{Parent, ParentRef, RouteKind};
 
 use super::backend::Problem;
-use super::listener::{self, Refusal, condition};
-use super::{allowed, shape, waypoint};
+use super::listener::{self, Owner, Refusal, condition};
+use super::{allowed, listener_set, shape, waypoint};
 use crate::api;
 use crate::api::gateway as written;
 use crate::output::Listened;
@@ -89,7 +90,9 @@ pub fn attach(route: Route<'_>, look: &mut Lookup<'_>) -> Attached {
     for reference in route.parents {
         let group = reference.group.as_deref().unwrap_or(api::GATEWAY_GROUP);
         let told = match (group, reference.kind.as_deref().unwrap_or("Gateway")) {
-            (api::GATEWAY_GROUP, "Gateway") => to_gateway(route, reference, look, &mut attached),
+            (api::GATEWAY_GROUP, "Gateway" | "ListenerSet") => {
+                to_listeners(route, reference, look, &mut attached)
+            }
             ("", "Service") => Some(to_service(route, reference, look, &mut attached)),
             _ => None,
         };
@@ -103,28 +106,55 @@ pub fn attach(route: Route<'_>, look: &mut Lookup<'_>) -> Attached {
 
 type Told = (&'static str, Option<Refusal>);
 
-fn to_gateway(
+/// The Gateway behind a parent reference, the object that holds its listeners, and the key of
+/// that object; none if it is not there or another kind.
+pub fn gateway_of<'a>(
+    reference: &written::ParentRef,
+    own: &str,
+    look: &mut Lookup<'a>,
+) -> Option<(&'a Arc<Gateway>, Owner, Key)> {
+    if reference.group.as_deref().unwrap_or(api::GATEWAY_GROUP) != api::GATEWAY_GROUP {
+        return None;
+    }
+    let name = Name::new(reference.namespace.as_deref().unwrap_or(own), &reference.name);
+    match reference.kind.as_deref().unwrap_or("Gateway") {
+        "Gateway" => {
+            let gateway = look.get::<Gateway>(&name.namespace, &name.name)?;
+            Some((gateway, Owner::Gateway, Key { kind: Kind::Gateway, name }))
+        }
+        "ListenerSet" => {
+            let set = look.get::<ListenerSet>(&name.namespace, &name.name)?;
+            let gateway = listener_set::gateway_of(set, look)?;
+            Some((gateway, Owner::Set(name.clone()), Key { kind: Kind::ListenerSet, name }))
+        }
+        _ => None,
+    }
+}
+
+fn to_listeners(
     route: Route<'_>,
     reference: &written::ParentRef,
     look: &mut Lookup<'_>,
     attached: &mut Attached,
 ) -> Option<Told> {
-    let namespace = reference.namespace.as_deref().unwrap_or(route.namespace());
-    let gateway = look.get::<Gateway>(namespace, &reference.name)?;
+    let (gateway, owner, key) = gateway_of(reference, route.namespace(), look)?;
     let class = shape::class(&gateway.spec.gateway_class_name, look)?;
-    let named = |entry: &&GatewayListeners| {
-        reference.section_name.as_ref().is_none_or(|name| *name == entry.name)
-            && reference.port.is_none_or(|port| port == entry.port)
-    };
-    let entries: Vec<_> = gateway.spec.listeners.iter().filter(named).collect();
+    let mut entries = listener::entries(gateway, look);
+    // A reference to a Gateway means its own listeners, one to a set means those of the set.
+    entries.retain(|entry| {
+        entry.owner == owner
+            && reference.section_name.as_ref().is_none_or(|name| *name == entry.written.name)
+            && reference.port.is_none_or(|port| port == entry.written.port)
+    });
     if entries.is_empty() {
-        let message = "the Gateway has no such listener".to_owned();
+        let message = "the parent has no such listener".to_owned();
         return Some((class.controller, Some(("NoMatchingParent", message))));
     }
     let mut willing = Vec::new();
     for entry in entries {
-        let takes = listener::kinds(entry, class.role).0.contains(&route.kind);
-        if takes && allowed::namespace(entry, namespace, route.namespace(), look) {
+        let takes = listener::kinds(&entry.written, class.role).0.contains(&route.kind);
+        let own = entry.namespace(gateway);
+        if takes && allowed::namespace(&entry.written, own, route.namespace(), look) {
             willing.push(entry);
         }
     }
@@ -132,20 +162,22 @@ fn to_gateway(
         let message = "no listener takes routes of this kind from this namespace".to_owned();
         return Some((class.controller, Some(("NotAllowedByListeners", message))));
     }
-    let name = Name::new(namespace, &reference.name);
     let mut found = false;
-    for entry in willing {
-        let Some(hostnames) = common_hosts(route, entry) else { continue };
-        let Some(listener) = listener::name(gateway, &entry.name) else { continue };
+    for entry in &willing {
+        let Some(hostnames) = common_hosts(route, &entry.written) else { continue };
+        let Some(listener) = listener::name(gateway, entry) else { continue };
         found = true;
-        attached.listeners.insert((name.clone(), entry.name.as_str().into()));
+        attached.listeners.insert((key.clone(), entry.written.name.as_str().into()));
         attached.parents.push(ParentRef { parent: Parent::Listener(listener), hostnames });
     }
     if !found {
         let message = "no listener is for any of the hostnames".to_owned();
         return Some((class.controller, Some(("NoMatchingListenerHostname", message))));
     }
-    attached.gateways.insert(name);
+    let meta = &gateway.metadata;
+    if let (Some(namespace), Some(name)) = (&meta.namespace, &meta.name) {
+        attached.gateways.insert(Name::new(namespace, name));
+    }
     Some((class.controller, None))
 }
 

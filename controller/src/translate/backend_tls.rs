@@ -17,7 +17,6 @@ use gateway_api::backendtlspolicies::{
     BackendTlsPolicyValidationSubjectAltNames as AltName,
     BackendTlsPolicyValidationSubjectAltNamesType as AltNameType,
 };
-use gateway_api::experimental::gateways::Gateway;
 use k8s_openapi::api::core::v1::Service;
 use routing::backend::{BackendTls, BackendTlsName, Roots, SubjectAltName};
 use routing::delta::Resource as Plane;
@@ -26,7 +25,7 @@ use serde_json::json;
 use super::certificate::{self, CaReasons, Reference};
 use super::listener::{Refusal, condition};
 use super::reference_grant::From;
-use super::shape;
+use super::{attach, shape};
 use crate::api;
 use crate::api::gateway::{GrpcRoute, HttpRoute, ParentRef, TcpRoute, TlsRoute};
 use crate::output::{Config, Output, Scope};
@@ -169,14 +168,10 @@ fn gateways_to(
     look: &mut Lookup<'_>,
 ) -> BTreeSet<(Name, &'static str)> {
     let value = index::object("Service", namespace, service);
-    let mut parents = BTreeSet::new();
+    let mut parents: Vec<(ParentRef, String)> = Vec::new();
     let mut note = |references: &[ParentRef], own: Option<&str>| {
-        for parent in references {
-            if parent.kind.as_deref().unwrap_or("Gateway") == "Gateway" {
-                let namespace = parent.namespace.as_deref().or(own).unwrap_or_default();
-                parents.insert(Name::new(namespace, &parent.name));
-            }
-        }
+        let own = own.unwrap_or_default();
+        parents.extend(references.iter().map(|one| (one.clone(), own.to_owned())));
     };
     for route in look.list::<HttpRoute>(Index::Backend, &value) {
         note(&route.spec.parent_refs, route.metadata.namespace.as_deref());
@@ -191,10 +186,12 @@ fn gateways_to(
         note(&route.spec.parent_refs, route.metadata.namespace.as_deref());
     }
     let mut gateways = BTreeSet::new();
-    for name in parents {
-        let Some(gateway) = look.get::<Gateway>(&name.namespace, &name.name) else { continue };
-        if let Some(class) = shape::class(&gateway.spec.gateway_class_name, look) {
-            gateways.insert((name, class.controller));
+    for (reference, own) in parents {
+        let Some((gateway, _, _)) = attach::gateway_of(&reference, &own, look) else { continue };
+        let class = shape::class(&gateway.spec.gateway_class_name, look);
+        let meta = &gateway.metadata;
+        if let (Some(class), Some(namespace), Some(name)) = (class, &meta.namespace, &meta.name) {
+            gateways.insert((Name::new(namespace, name), class.controller));
         }
     }
     gateways

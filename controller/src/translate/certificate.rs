@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use gateway_api::experimental::gateways::Gateway;
+use gateway_api::listenersets::ListenerSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use routing::backend;
 use routing::delta::Resource as Plane;
@@ -14,7 +15,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::listener::Refusal;
 use super::reference_grant::{self, From, To};
-use super::shape;
+use super::{allowed, listener_set, shape};
 use crate::output::{Config, Output, Scope};
 use crate::store::Name;
 use crate::store::index::{self, Index};
@@ -136,13 +137,26 @@ pub fn resolve_ca(
 pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
     let Some(secret) = look.get::<Secret>(&name.namespace, &name.name) else { return Vec::new() };
     let value = index::object("Secret", &name.namespace, &name.name);
-    let mut gateways = BTreeSet::new();
+    let mut naming: Vec<(&Gateway, From<'_>)> = Vec::new();
     for gateway in look.list::<Gateway>(Index::Refers, &value) {
+        let namespace = gateway.metadata.namespace.as_deref().unwrap_or_default();
+        naming.push((gateway, From { kind: "Gateway", namespace }));
+    }
+    for set in look.list::<ListenerSet>(Index::Refers, &value) {
+        let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
+        if let Some(gateway) = listener_set::gateway_of(set, look)
+            && allowed::listener_set(gateway, namespace, look)
+        {
+            naming.push((gateway, From { kind: "ListenerSet", namespace }));
+        }
+    }
+    let mut gateways = BTreeSet::new();
+    let to = To { group: "", kind: "Secret", namespace: &name.namespace, name: &name.name };
+    for (gateway, from) in naming {
         let meta = &gateway.metadata;
         let (Some(namespace), Some(own)) = (&meta.namespace, &meta.name) else { continue };
-        let to = To { group: "", kind: "Secret", namespace: &name.namespace, name: &name.name };
         let served = shape::class(&gateway.spec.gateway_class_name, look).is_some();
-        if served && reference_grant::permits(From { kind: "Gateway", namespace }, to, look) {
+        if served && reference_grant::permits(from, to, look) {
             gateways.insert(Name::new(namespace, own));
         }
     }

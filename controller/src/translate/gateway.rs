@@ -15,7 +15,7 @@ use routing::gateway::{Gateway, GatewayKind, Tracing};
 use routing::listener::{Listener, SecretName};
 
 use super::certificate::{self, Reference};
-use super::listener::{self, Judged, Refusal, condition};
+use super::listener::{self, Judged, Owner, Refusal, condition};
 use super::reference_grant::From;
 use super::shape::{self, Shape};
 use super::waypoint::label;
@@ -148,8 +148,9 @@ fn status(
 ) -> Output {
     let has_client = object.spec.tls.as_ref().and_then(|tls| tls.backend.as_ref()).is_some();
     let addresses = addresses(object, shape, look);
-    let serving = is_serving(name, object, look);
-    let mut conditions = vec![accepted(object, judged)];
+    let serving = is_serving(object, look);
+    let own: Vec<&Judged> = judged.iter().filter(|one| one.owner == Owner::Gateway).collect();
+    let mut conditions = vec![accepted(object, &own)];
     conditions.push(programmed(object, judged, &addresses, serving));
     if has_client {
         conditions.push(condition("ResolvedRefs", "ResolvedRefs", client));
@@ -162,13 +163,24 @@ fn status(
     let body = Body::Gateway {
         conditions,
         addresses,
-        listeners: judged.iter().map(|one| one.status(serving)).collect(),
+        listeners: own.iter().map(|one| one.status(serving)).collect(),
+        sets: sets(judged),
     };
     let key = Key { kind: Kind::Gateway, name: name.clone() };
     Output::Status(Status { key, generation: object.metadata.generation, body }.into())
 }
 
-fn accepted(object: &Object, judged: &[Judged]) -> Condition {
+/// Number of ListenerSets of which anything is served.
+fn sets(judged: &[Judged]) -> usize {
+    let served = judged.iter().filter(|one| one.resource.is_some());
+    let sets = served.filter_map(|one| match &one.owner {
+        Owner::Set(name) => Some(name),
+        Owner::Gateway => None,
+    });
+    sets.collect::<BTreeSet<_>>().len()
+}
+
+fn accepted(object: &Object, judged: &[&Judged]) -> Condition {
     if let Some((reason, message)) = refused(object) {
         return Condition::new("Accepted", false, reason, message);
     }
@@ -211,11 +223,13 @@ fn programmed(
 }
 
 /// Tells whether any proxy of the Gateway is ready.
-fn is_serving(name: &Name, object: &Object, look: &mut Lookup<'_>) -> bool {
+pub fn is_serving(object: &Object, look: &mut Lookup<'_>) -> bool {
     if !is_managed(object) {
         return true;
     }
-    let value = index::label(&name.namespace, api::GATEWAY_NAME, &name.name);
+    let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
+    let name = object.metadata.name.as_deref().unwrap_or_default();
+    let value = index::label(namespace, api::GATEWAY_NAME, name);
     look.list::<Pod>(Index::Label, &value).into_iter().any(|found| pod::is_ready(found))
 }
 

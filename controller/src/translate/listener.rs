@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Entries of Gateways: what each may serve, and what it is told.
+//! Entries of Gateways and ListenerSets: what each may serve, and what it is told.
 //!
 //! Owns: which kinds of routes an entry takes ([`kinds`], all that routes ask), whether it is
 //! accepted, whether its references resolve, and the resource that a proxy gets. An entry that
@@ -13,12 +13,71 @@ use routing::listener::{Listener, ListenerName, ListenerTls, Protocol, TlsMode};
 use routing::matching::HostPattern;
 use routing::route::RouteKind;
 
-use super::certificate;
 use super::frontend::{self, Frontend};
+use super::reference_grant::From;
 use super::waypoint::label;
+use super::{certificate, listener_set};
 use crate::api::{self, Role};
 use crate::status::{Condition, ListenerStatus};
+use crate::store::Name;
 use crate::store::lookup::Lookup;
+
+/// Whose an entry is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Owner {
+    /// The Gateway's own.
+    Gateway,
+    /// Of this ListenerSet.
+    Set(Name),
+}
+
+/// An entry and whose it is.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Whose it is.
+    pub owner: Owner,
+    /// As written.
+    pub written: GatewayListeners,
+}
+
+impl Entry {
+    /// Namespace that `Same` means, and that references start from.
+    pub fn namespace<'a>(&'a self, gateway: &'a Gateway) -> &'a str {
+        match &self.owner {
+            Owner::Gateway => gateway.metadata.namespace.as_deref().unwrap_or_default(),
+            Owner::Set(name) => &name.namespace,
+        }
+    }
+
+    /// Kind of the object that holds it.
+    fn kind(&self) -> &'static str {
+        match &self.owner {
+            Owner::Gateway => "Gateway",
+            Owner::Set(_) => "ListenerSet",
+        }
+    }
+}
+
+/// All entries of a Gateway: its own, then those of the sets that it takes.
+pub fn entries(gateway: &Gateway, look: &mut Lookup<'_>) -> Vec<Entry> {
+    let own = gateway.spec.listeners.iter();
+    let mut entries: Vec<Entry> =
+        own.map(|written| Entry { owner: Owner::Gateway, written: written.clone() }).collect();
+    for set in listener_set::of_gateway(gateway, look) {
+        let meta = &set.metadata;
+        let name = Name::new(
+            meta.namespace.as_deref().unwrap_or_default(),
+            meta.name.as_deref().unwrap_or_default(),
+        );
+        // The same members under another name in the crate.
+        entries.extend(set.spec.listeners.iter().filter_map(|listener| {
+            let json = serde_json::to_value(listener).ok()?;
+            let written = serde_json::from_value(json).ok()?;
+            Some(Entry { owner: Owner::Set(name.clone()), written })
+        }));
+    }
+    entries
+}
 
 /// Reason and message.
 pub type Refusal = (&'static str, String);
@@ -26,7 +85,9 @@ pub type Refusal = (&'static str, String);
 /// An entry, judged.
 #[derive(Clone, Debug)]
 pub struct Judged {
-    /// Name within its Gateway.
+    /// Whose it is.
+    pub owner: Owner,
+    /// Name within its owner.
     pub section: String,
     /// Kinds of routes that it takes.
     pub kinds: Vec<RouteKind>,
@@ -77,13 +138,15 @@ pub fn host(entry: &GatewayListeners) -> Option<HostPattern> {
     }
 }
 
-/// Judges all entries of a Gateway, in order: of two that conflict the first stands.
+/// Judges all entries of a Gateway and its sets, in order: of two that conflict the first stands.
 pub fn judge(gateway: &Gateway, role: Role, look: &mut Lookup<'_>) -> Vec<Judged> {
     let frontend = frontend::read(gateway, look);
+    let entries = entries(gateway, look);
     let mut judged: Vec<(Judged, &GatewayListeners)> = Vec::new();
-    for entry in &gateway.spec.listeners {
+    for entry in &entries {
         let mut one = judge_one(gateway, entry, role, &frontend, look);
         let rivals = judged.iter().filter(|(other, _)| other.conflict.is_none());
+        let entry = &entry.written;
         one.conflict = rivals.map(|(_, other)| conflict(other, entry)).find_map(|found| found);
         if one.conflict.is_some() {
             one.resource = None;
@@ -95,13 +158,15 @@ pub fn judge(gateway: &Gateway, role: Role, look: &mut Lookup<'_>) -> Vec<Judged
 
 fn judge_one(
     gateway: &Gateway,
-    entry: &GatewayListeners,
+    holder: &Entry,
     role: Role,
     frontend: &Frontend,
     look: &mut Lookup<'_>,
 ) -> Judged {
+    let entry = &holder.written;
     let (kinds, all_known) = kinds(entry, role);
     let mut judged = Judged {
+        owner: holder.owner.clone(),
         section: entry.name.clone(),
         kinds,
         refused: None,
@@ -122,14 +187,15 @@ fn judge_one(
     }
     let tls = match protocol {
         Protocol::Https | Protocol::Tls => {
-            tls(gateway, entry, protocol, frontend, look, &mut judged)
+            let from = From { kind: holder.kind(), namespace: holder.namespace(gateway) };
+            tls(entry, from, frontend, look, &mut judged)
         }
         Protocol::Http | Protocol::Tcp | Protocol::Udp | Protocol::Hbone => None,
     };
     let wants_tls = matches!(protocol, Protocol::Https | Protocol::Tls);
     let serves = !judged.kinds.is_empty() || protocol == Protocol::Hbone;
     if judged.refused.is_none() && serves && (tls.is_some() || !wants_tls) {
-        judged.resource = resource(gateway, entry, protocol, tls);
+        judged.resource = resource(gateway, holder, protocol, tls);
     }
     judged
 }
@@ -160,9 +226,8 @@ fn protocol(entry: &GatewayListeners, role: Role) -> Result<Protocol, Refusal> {
 
 /// The TLS of an entry, none if it cannot be made; what is wrong goes into `judged`.
 fn tls(
-    gateway: &Gateway,
     entry: &GatewayListeners,
-    protocol: Protocol,
+    from: From<'_>,
     frontend: &Frontend,
     look: &mut Lookup<'_>,
     judged: &mut Judged,
@@ -173,7 +238,7 @@ fn tls(
         Some(GatewayListenersTlsMode::Terminate) | None => TlsMode::Terminate,
     };
     if mode == TlsMode::Passthrough {
-        if protocol == Protocol::Https {
+        if entry.protocol == "HTTPS" {
             let message = "HTTPS cannot be passed through".to_owned();
             judged.refused = Some(("UnsupportedValue", message));
             return None;
@@ -186,15 +251,13 @@ fn tls(
         let message = "no certificate is named".to_owned();
         judged.unresolved.get_or_insert(("InvalidCertificateRef", message));
     }
-    let namespace = gateway.metadata.namespace.as_deref().unwrap_or_default();
     for reference in references {
         let reference = certificate::Reference {
             group: reference.group.as_deref().unwrap_or(""),
             kind: reference.kind.as_deref().unwrap_or("Secret"),
-            namespace: reference.namespace.as_deref().unwrap_or(namespace),
+            namespace: reference.namespace.as_deref().unwrap_or(from.namespace),
             name: &reference.name,
         };
-        let from = super::reference_grant::From { kind: "Gateway", namespace };
         match certificate::resolve(reference, from, "InvalidCertificateRef", look) {
             Ok(name) => secrets.push(name),
             Err(refusal) => {
@@ -223,13 +286,14 @@ fn tls(
 
 fn resource(
     gateway: &Gateway,
-    entry: &GatewayListeners,
+    holder: &Entry,
     protocol: Protocol,
     tls: Option<ListenerTls>,
 ) -> Option<Listener> {
+    let entry = &holder.written;
     let port = u16::try_from(entry.port).ok()?;
     Some(Listener {
-        name: name(gateway, &entry.name)?,
+        name: name(gateway, holder)?,
         port,
         target_port: port,
         protocol,
@@ -239,15 +303,20 @@ fn resource(
             Protocol::Http | Protocol::Https | Protocol::Tls => host(entry)?,
         },
         tls,
-        proxy_protocol: proxy_protocol(gateway, &entry.name),
+        proxy_protocol: holder.owner == Owner::Gateway && proxy_protocol(gateway, &entry.name),
     })
 }
 
 /// Name of an entry on the wire.
-pub fn name(gateway: &Gateway, section: &str) -> Option<ListenerName> {
+pub fn name(gateway: &Gateway, entry: &Entry) -> Option<ListenerName> {
     let namespace = gateway.metadata.namespace.as_deref()?;
     let gateway = gateway.metadata.name.as_deref()?;
-    format!("{namespace}/{gateway}/{section}").parse().ok()
+    let section = &entry.written.name;
+    let text = match &entry.owner {
+        Owner::Gateway => format!("{namespace}/{gateway}/{section}"),
+        Owner::Set(set) => format!("{namespace}/{gateway}/{set}/{section}"),
+    };
+    text.parse().ok()
 }
 
 fn proxy_protocol(gateway: &Gateway, section: &str) -> bool {

@@ -121,7 +121,7 @@ impl Made {
         let mut sections = Vec::new();
         for output in &self.0 {
             if let Output::Attached(_, listeners) = output {
-                sections.extend(listeners.iter().map(|(gateway, at)| format!("{gateway}/{at}")));
+                sections.extend(listeners.iter().map(|(owner, at)| format!("{}/{at}", owner.name)));
             }
         }
         sections
