@@ -55,8 +55,8 @@ pub async fn run(listener: Option<UnixListener>, hub: Arc<Hub>) {
                 let answer = answer(&hub, &request);
                 async move { Ok::<_, Infallible>(answer) }
             });
-            let served =
-                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            let served = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service);
             if let Err(error) = served.await {
                 tracing::debug!(%error, "admin connection ended");
             }
@@ -123,7 +123,8 @@ impl Query {
             };
             wanted == kind || wanted == plural
         });
-        let fits = |wanted: &Option<String>, value: &str| wanted.as_ref().is_none_or(|w| w == value);
+        let fits =
+            |wanted: &Option<String>, value: &str| wanted.as_ref().is_none_or(|w| w == value);
         kind_fits && fits(&self.namespace, namespace) && fits(&self.name, name)
     }
 }

@@ -103,11 +103,7 @@ pub const CLASSES: [BuiltinClass; 4] = [
         controller: "waymark.dev/mesh-controller",
         role: Role::Waypoint,
     },
-    BuiltinClass {
-        name: "istio",
-        controller: "istio.io/gateway-controller",
-        role: Role::Ingress,
-    },
+    BuiltinClass { name: "istio", controller: "istio.io/gateway-controller", role: Role::Ingress },
     BuiltinClass {
         name: "istio-waypoint",
         controller: "istio.io/mesh-controller",

@@ -108,7 +108,9 @@ mod tests {
 
     fn stores() -> Stores {
         let pod = |ns: &str, name: &str, uid: &str, sa: &str, node: &str| {
-            format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {ns}, uid: {uid}}}\nspec: {{serviceAccountName: {sa}, nodeName: {node}, containers: []}}\n---\n")
+            format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {ns}, uid: {uid}}}\nspec: {{serviceAccountName: {sa}, nodeName: {node}, containers: []}}\n---\n"
+            )
         };
         let text = pod("istio-system", "ztunnel-1", "z1", "ztunnel", "n1")
             + &pod("app", "web", "w1", "web", "n1")

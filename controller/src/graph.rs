@@ -54,7 +54,12 @@ impl Graph {
     }
 
     /// Runs what `touched` concerns; returns the keys whose outputs differ from before.
-    pub fn run(&mut self, stores: &Stores, mesh: &Mesh, touched: &[ReadKey]) -> BTreeSet<OutputKey> {
+    pub fn run(
+        &mut self,
+        stores: &Stores,
+        mesh: &Mesh,
+        touched: &[ReadKey],
+    ) -> BTreeSet<OutputKey> {
         let mut due: BTreeSet<TaskId> = BTreeSet::new();
         if self.tasks.is_empty() {
             let name = Name::new("", "");
@@ -73,7 +78,13 @@ impl Graph {
         changed
     }
 
-    fn run_task(&mut self, stores: &Stores, mesh: &Mesh, id: TaskId, changed: &mut BTreeSet<OutputKey>) {
+    fn run_task(
+        &mut self,
+        stores: &Stores,
+        mesh: &Mesh,
+        id: TaskId,
+        changed: &mut BTreeSet<OutputKey>,
+    ) {
         let mut look = Lookup::new(stores, mesh);
         let outputs = id.translator.run(&id.name, &mut look);
         let reads = look.into_reads();
@@ -90,9 +101,10 @@ impl Graph {
             self.readers.entry(key.clone()).or_default().insert(id.clone());
         }
         let gives = self.table.replace(&id, &old.gives, outputs, changed);
-        let alive = id.translator.primary().is_none_or(|kind| {
-            stores.object(&Key { kind, name: id.name.clone() }).is_some()
-        });
+        let alive = id
+            .translator
+            .primary()
+            .is_none_or(|kind| stores.object(&Key { kind, name: id.name.clone() }).is_some());
         if alive || !gives.is_empty() {
             self.tasks.insert(id, Task { reads, gives });
         } else {

@@ -2,6 +2,7 @@
 
 //! Binary `waymark-controller`.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -14,7 +15,12 @@ use tracing_subscriber::EnvFilter;
 async fn main() -> ExitCode {
     let settings = Settings::parse();
     let filter = EnvFilter::try_from_env("WAYMARK_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colours)
+        .init();
     match serve(settings).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -26,7 +32,8 @@ async fn main() -> ExitCode {
 
 async fn serve(settings: Settings) -> Result<(), AppError> {
     let app = app::start(settings).await?;
-    tracing::info!(address = %app.hub.settings.listen, "serving");
+    let address = app.address().ok();
+    tracing::info!(address = ?address, version = env!("CARGO_PKG_VERSION"), "serving");
     app.run(told_to_stop()).await
 }
 

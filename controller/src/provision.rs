@@ -39,7 +39,9 @@ impl Writer {
         }
         let mut wanted: BTreeMap<Name, BTreeMap<String, String>> = BTreeMap::new();
         for (key, output) in table.all() {
-            let (OutputKey::Object(key), Output::Object(manifest)) = (key, output) else { continue };
+            let (OutputKey::Object(key), Output::Object(manifest)) = (key, output) else {
+                continue;
+            };
             // JSON is YAML; the supervisor and people read it alike.
             let text = serde_json::to_string_pretty(&manifest.value).unwrap_or_default();
             wanted.entry(manifest.owner.clone()).or_default().insert(key.to_string(), text);
@@ -86,10 +88,11 @@ impl Writer {
         let Ok(entries) = std::fs::read_dir(&self.directory) else { return };
         for path in entries.flatten().map(|entry| entry.path()) {
             let ours = path.extension().is_some_and(|extension| extension == "yaml");
-            if ours && !known.contains(&path) {
-                if let Err(error) = std::fs::remove_file(&path) {
-                    tracing::warn!(path = %path.display(), %error, "old file cannot be removed");
-                }
+            if !ours || known.contains(&path) {
+                continue;
+            }
+            if let Err(error) = std::fs::remove_file(&path) {
+                tracing::warn!(path = %path.display(), %error, "old file cannot be removed");
             }
         }
     }

@@ -29,8 +29,6 @@ use crate::ca::token::Bound;
 /// # Errors
 ///
 /// `Unauthenticated`, always with the same words; the reason is logged.
-// A status is what tonic's handlers answer with.
-#[expect(clippy::result_large_err, reason = "tonic's own error type")]
 pub fn authenticate(hub: &Arc<Hub>, metadata: &MetadataMap) -> Result<Bound, Status> {
     let refuse = || Status::unauthenticated("the caller is not known");
     let header = metadata.get("authorization").and_then(|value| value.to_str().ok());
@@ -44,7 +42,11 @@ pub fn authenticate(hub: &Arc<Hub>, metadata: &MetadataMap) -> Result<Bound, Sta
     })?;
     let state = hub.read();
     if ca::own_pod(&bound, &state.stores).is_none() {
-        tracing::warn!(pod = bound.pod_name(), uid = bound.pod.uid, "token of a pod that is not there refused");
+        tracing::warn!(
+            pod = bound.pod_name(),
+            uid = bound.pod.uid,
+            "token of a pod that is not there refused"
+        );
         return Err(refuse());
     }
     Ok(bound)

@@ -118,7 +118,9 @@ impl Steps {
                     (step, _) => step,
                 },
                 (Some(Some(old)), None) => match (&old.address, &step) {
-                    (Some(address), Step::Settled | Step::Published) if old.state == State::Ready => {
+                    (Some(address), Step::Settled | Step::Published)
+                        if old.state == State::Ready =>
+                    {
                         Step::Leaving(address.clone())
                     }
                     _ => Step::Settled,
@@ -205,8 +207,7 @@ fn waypoints(stores: &Stores, mesh: &Mesh) -> BTreeMap<String, Option<Waypoint>>
         let namespace = meta.namespace.as_deref().unwrap_or_default();
         let key = api::service_key(namespace, meta.name.as_deref().unwrap_or_default());
         let bound = waypoint::of_service(meta, &mut Lookup::new(stores, mesh));
-        let waypoint =
-            bound.map(|bound| Waypoint { state: bound.state, address: bound.address() });
+        let waypoint = bound.map(|bound| Waypoint { state: bound.state, address: bound.address() });
         (key, waypoint)
     };
     stores.all::<Service>().map(of).collect()

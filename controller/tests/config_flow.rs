@@ -58,7 +58,8 @@ impl Bookinfo {
     }
 
     fn give_addresses(&mut self) {
-        let services: Vec<Service> = self.stores.all::<Service>().map(|s| s.as_ref().clone()).collect();
+        let services: Vec<Service> =
+            self.stores.all::<Service>().map(|s| s.as_ref().clone()).collect();
         for (number, mut service) in (10_u8..).zip(services) {
             let address = format!("10.96.0.{number}");
             let spec = service.spec.as_mut().unwrap();
@@ -73,7 +74,8 @@ impl Bookinfo {
         for (number, deployment) in (10_u8..).zip(deployments) {
             let template = deployment.spec.as_ref().unwrap().template.clone();
             let name = deployment.metadata.name.clone().unwrap();
-            let mut pod = Pod { metadata: template.metadata.unwrap(), spec: template.spec, status: None };
+            let mut pod =
+                Pod { metadata: template.metadata.unwrap(), spec: template.spec, status: None };
             pod.metadata.namespace = deployment.metadata.namespace.clone();
             pod.metadata.uid = Some(format!("{name}-uid"));
             pod.metadata.name = Some(format!("{name}-1"));
@@ -135,7 +137,8 @@ impl Bookinfo {
 
     fn service(&self, name: &str) -> SocketAddr {
         let service = self.stores.get::<Service>("bookinfo", name).unwrap();
-        let ip: IpAddr = service.spec.as_ref().unwrap().cluster_ip.as_ref().unwrap().parse().unwrap();
+        let ip: IpAddr =
+            service.spec.as_ref().unwrap().cluster_ip.as_ref().unwrap().parse().unwrap();
         SocketAddr::new(ip, 9080)
     }
 
@@ -156,9 +159,16 @@ fn request(method: &str, path: &str) -> http::request::Parts {
     http::Request::builder().method(method).uri(path).body(()).unwrap().into_parts().0
 }
 
-fn call(snapshot: &Snapshot, from: &str, to: SocketAddr, request: &http::request::Parts, roll: u64) -> Explanation {
+fn call(
+    snapshot: &Snapshot,
+    from: &str,
+    to: SocketAddr,
+    request: &http::request::Parts,
+    roll: u64,
+) -> Explanation {
     let source = workload(snapshot, from);
-    let question = Question { from: From::Workload { source: &source, to }, http: Some(request), roll };
+    let question =
+        Question { from: From::Workload { source: &source, to }, http: Some(request), roll };
     explain::ask(&question, snapshot)
 }
 
@@ -220,14 +230,18 @@ fn policies_at_the_waypoint_and_the_guard_hold() {
     let around = call(&snapshot, "productpage-v1", ratings_pod, &get, 3);
     assert!(matches!(around.verdict, Verdict::Refused(_)), "around the waypoint: {around:#?}");
     let by: Vec<_> = around.steps.iter().filter_map(|step| step.decided_by.as_deref()).collect();
-    assert!(by.iter().any(|by| by.contains("waymark-guard-ratings-v1")), "the guard is named: {by:?}");
+    assert!(
+        by.iter().any(|by| by.contains("waymark-guard-ratings-v1")),
+        "the guard is named: {by:?}"
+    );
 }
 
 #[test]
 fn an_observed_guard_lets_past_what_it_would_refuse() {
     let mut world = Bookinfo::new();
     world.put("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: waymark, namespace: istio-system}\ndata: {guard: observe}\n");
-    let around = call(&world.snapshot(), "productpage-v1", world.pod("details-v1"), &request("GET", "/"), 3);
+    let around =
+        call(&world.snapshot(), "productpage-v1", world.pod("details-v1"), &request("GET", "/"), 3);
     assert_eq!(arrives(&around), Some("details-v1-1"), "{around:#?}");
 }
 
@@ -264,6 +278,7 @@ fn a_waypoint_that_is_declared_and_absent_refuses() {
         world.remove(Kind::Pod, "waypoint-1");
     }
     let snapshot = world.snapshot();
-    let answer = call(&snapshot, "productpage-v1", world.service("details"), &request("GET", "/"), 3);
+    let answer =
+        call(&snapshot, "productpage-v1", world.service("details"), &request("GET", "/"), 3);
     assert!(matches!(answer.verdict, Verdict::Refused(_)), "{answer:#?}");
 }

@@ -8,14 +8,12 @@ use controller::ca::token::Bound;
 use controller::serve::certificates::CREATE_CERTIFICATE;
 use controller::serve::server::REPORT;
 use prost::Message as _;
-use routing::wire::messages::istio::v1::auth::{
-    IstioCertificateRequest, IstioCertificateResponse,
-};
+use routing::stream::DeltaDiscoveryResponse;
+use routing::wire::messages::istio::v1::auth::{IstioCertificateRequest, IstioCertificateResponse};
 use routing::wire::messages::istio::workload::{Address, TunnelProtocol, Workload, address::Type};
 use routing::wire::messages::waymark::v1::{
     NodePod, NodeReport, NodeReportAck, PodState, pod_state::State,
 };
-use routing::stream::DeltaDiscoveryResponse;
 use support::{World, admin, eventually, holds, names, pod, pod_yaml, uid};
 
 const ADDRESS: &str = "type.googleapis.com/istio.workload.Address";
@@ -68,7 +66,8 @@ async fn world() -> World {
 #[tokio::test]
 async fn a_tunnel_gets_everything_then_only_what_changes_policies_first() {
     let world = world().await;
-    let mut tunnel = world.stream(&pod("istio-system", "ztunnel-1", "ztunnel", "n1")).await.unwrap();
+    let mut tunnel =
+        world.stream(&pod("istio-system", "ztunnel-1", "ztunnel", "n1")).await.unwrap();
     tunnel.subscribe(AUTHORIZATION).await;
     assert_eq!(tunnel.take().await.type_url, AUTHORIZATION, "an empty answer is an answer");
     tunnel.subscribe(ADDRESS).await;
@@ -120,7 +119,11 @@ async fn a_pod_takes_hbone_once_its_agent_has_proven_it_and_still_after_a_restar
     let ack: NodeReportAck = world.call(REPORT, report.clone(), &agent_pod).await.unwrap();
     assert!(ack.inside.contains(&uid("app", "web-1")), "{ack:?}");
     let changed = tunnel.take().await;
-    assert_eq!(names(&changed), ["Kubernetes//Pod/app/web-1"], "a node speaks for its own pods only");
+    assert_eq!(
+        names(&changed),
+        ["Kubernetes//Pod/app/web-1"],
+        "a node speaks for its own pods only"
+    );
     assert_eq!(workload(&changed, "app/web-1").unwrap().tunnel_protocol(), TunnelProtocol::Hbone);
 
     let refused = world.call::<_, NodeReportAck>(REPORT, report, &tunnel_pod).await.unwrap_err();
@@ -151,9 +154,7 @@ async fn certificates_go_to_the_node_that_runs_the_pod_only() {
     };
     let call = |request: IstioCertificateRequest, who: Bound| {
         let world = &world;
-        async move {
-            world.call::<_, IstioCertificateResponse>(CREATE_CERTIFICATE, request, &who).await
-        }
+        async move { world.call::<_, IstioCertificateResponse>(CREATE_CERTIFICATE, request, &who).await }
     };
     let granted = call(ask("web"), tunnel.clone()).await.unwrap();
     assert_eq!(granted.cert_chain.len(), 2);
@@ -171,9 +172,12 @@ async fn callers_without_a_role_or_a_token_get_nothing() {
     let world = world().await;
     let Err(status) = world.stream_with("nonsense").await else { panic!("let in") };
     assert_eq!(status.code(), tonic::Code::Unauthenticated);
-    let Err(status) = world.stream(&pod("app", "web-1", "web", "n1")).await else { panic!("let in") };
+    let Err(status) = world.stream(&pod("app", "web-1", "web", "n1")).await else {
+        panic!("let in")
+    };
     assert_eq!(status.code(), tonic::Code::PermissionDenied);
-    let mut tunnel = world.stream(&pod("istio-system", "ztunnel-1", "ztunnel", "n1")).await.unwrap();
+    let mut tunnel =
+        world.stream(&pod("istio-system", "ztunnel-1", "ztunnel", "n1")).await.unwrap();
     tunnel.subscribe(GATEWAY).await;
     assert_eq!(tunnel.end().await.code(), tonic::Code::PermissionDenied);
     world.end().await;
@@ -182,7 +186,8 @@ async fn callers_without_a_role_or_a_token_get_nothing() {
 #[tokio::test]
 async fn a_condition_is_true_only_after_the_acknowledgement() {
     let world = world().await;
-    let mut tunnel = world.stream(&pod("istio-system", "ztunnel-1", "ztunnel", "n1")).await.unwrap();
+    let mut tunnel =
+        world.stream(&pod("istio-system", "ztunnel-1", "ztunnel", "n1")).await.unwrap();
     for kind in [AUTHORIZATION, ADDRESS] {
         tunnel.subscribe(kind).await;
         tunnel.take().await;

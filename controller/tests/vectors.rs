@@ -117,7 +117,10 @@ fn without_ours(name: &str, mut ours: Address) -> Address {
 fn addresses_are_those_of_istiod() {
     let (wanted, made) = (wanted(), made());
     let names = |all: &Resources| -> BTreeSet<String> {
-        all.keys().filter(|(family, _)| *family == Family::Address).map(|(_, n)| n.clone()).collect()
+        all.keys()
+            .filter(|(family, _)| *family == Family::Address)
+            .map(|(_, n)| n.clone())
+            .collect()
     };
     let mut expected = names(&wanted);
     for (name, why) in ABSENT {
@@ -143,7 +146,9 @@ fn policies_are_those_of_istiod_or_refuse_more() {
     let of = |all: &Resources| -> BTreeMap<String, Authorization> {
         let policies = all.iter().filter(|((family, _), _)| *family == Family::Authorization);
         policies
-            .map(|((_, name), body)| (name.clone(), sorted(Authorization::decode(body.as_slice()).unwrap())))
+            .map(|((_, name), body)| {
+                (name.clone(), sorted(Authorization::decode(body.as_slice()).unwrap()))
+            })
             .collect()
     };
     let (theirs, ours) = (of(&wanted), of(&made));
@@ -152,15 +157,20 @@ fn policies_are_those_of_istiod_or_refuse_more() {
         if REFUSED.contains(&name.as_str()) {
             assert_eq!(ours.action(), Action::Deny, "{name}");
             assert_eq!(ours.scope, theirs.scope, "{name}");
-            assert!(ours.groups.iter().any(|group| group.rules.is_empty()), "{name} matches everything");
+            assert!(
+                ours.groups.iter().any(|group| group.rules.is_empty()),
+                "{name} matches everything"
+            );
         } else {
             assert_eq!(ours, theirs, "{name}");
         }
     }
     let more: Vec<_> = ours.keys().filter(|name| !theirs.contains_key(*name)).collect();
     assert!(more.iter().all(|name| name.starts_with(GUARD)), "{more:?}");
-    let guarded: BTreeSet<_> = more.iter().map(|name| name[GUARD.len()..name.len() - 9].to_owned()).collect();
-    let expected = ["details-v1", "productpage-v1", "ratings-v1", "reviews-v1", "reviews-v2", "reviews-v3"];
+    let guarded: BTreeSet<_> =
+        more.iter().map(|name| name[GUARD.len()..name.len() - 9].to_owned()).collect();
+    let expected =
+        ["details-v1", "productpage-v1", "ratings-v1", "reviews-v1", "reviews-v2", "reviews-v3"];
     assert_eq!(guarded, expected.map(str::to_owned).into());
     for name in more {
         let text = format!("{:?}", ours[name]);

@@ -59,9 +59,9 @@ fn object(state: &State, key: &Key) -> Option<Value> {
 /// Every workload: addresses, node, waypoint, protocol, identity, policies, enrolment.
 pub(super) fn workloads(hub: &Hub) -> Value {
     let state = hub.read();
-    let listed = state.published.plane().filter_map(|plane| match plane {
-        Plane::Workload(workload) => Some(workload_line(workload, &state.stores, hub)),
-        _ => None,
+    let listed = state.published.plane().filter_map(|plane| {
+        let Plane::Workload(workload) = plane else { return None };
+        Some(workload_line(workload, &state.stores, hub))
     });
     let mut listed: Vec<Value> = listed.collect();
     listed.sort_by_key(|line| line.get("uid").map(ToString::to_string));
@@ -109,11 +109,12 @@ pub(super) fn policies(hub: &Hub) -> Value {
     let mut workloads: Vec<&Workload> = Vec::new();
     let mut found: Vec<(&'static str, &Authorization)> = Vec::new();
     for plane in state.published.plane() {
-        match plane {
-            Plane::Workload(workload) => workloads.push(workload),
-            Plane::Authorization(policy) => found.push(("tunnel", policy)),
-            Plane::GatewayAuthorization(policy) => found.push(("gateway", policy)),
-            _ => {}
+        if let Plane::Workload(workload) = plane {
+            workloads.push(workload);
+        } else if let Plane::Authorization(policy) = plane {
+            found.push(("tunnel", policy));
+        } else if let Plane::GatewayAuthorization(policy) = plane {
+            found.push(("gateway", policy));
         }
     }
     let line = |(enforced, policy): (&str, &Authorization)| {

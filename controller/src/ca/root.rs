@@ -56,14 +56,14 @@ impl Root {
             files::create(&key_path, fresh.serialize_pem().as_bytes(), true)
                 .map_err(RootError::File)?;
             let key = read_key(&key_path)?;
-            let certificate = params(trust_domain).self_signed(&key).map_err(RootError::Unusable)?;
+            let certificate =
+                params(trust_domain).self_signed(&key).map_err(RootError::Unusable)?;
             files::create(&cert_path, certificate.pem().as_bytes(), false)
                 .map_err(RootError::File)?;
         }
         let key = read_key(&key_path)?;
         let certificate = std::fs::read_to_string(&cert_path).map_err(RootError::File)?;
-        let issuer =
-            Issuer::from_ca_cert_pem(&certificate, key).map_err(RootError::Unusable)?;
+        let issuer = Issuer::from_ca_cert_pem(&certificate, key).map_err(RootError::Unusable)?;
         Ok(Self { certificate, issuer })
     }
 }

@@ -128,7 +128,12 @@ impl TokenKey {
     /// # Errors
     ///
     /// [`TokenError::Invalid`] if signing fails.
-    pub fn issue(&self, bound: &Bound, now: Duration, life: Duration) -> Result<String, TokenError> {
+    pub fn issue(
+        &self,
+        bound: &Bound,
+        now: Duration,
+        life: Duration,
+    ) -> Result<String, TokenError> {
         let account = bound.service_account.clone();
         let claims = Claims {
             iss: ISSUER.to_owned(),
@@ -204,7 +209,7 @@ mod tests {
         let other = tempfile::tempdir().unwrap();
         let foreign = TokenKey::load_or_make(other.path()).unwrap();
         assert!(foreign.check(&token).is_err(), "signed by another key");
-        let mut cut = token.clone();
+        let mut cut = token;
         cut.pop();
         for text in [cut.as_str(), "", "a.b.c", "eyJhbGciOiJub25lIn0.e30."] {
             assert!(key.check(text).is_err(), "{text:?}");

@@ -125,7 +125,9 @@ fn apply(stores: &mut Stores, edit: &Edit) -> Vec<ReadKey> {
         }
         Edit::Step(step) => {
             let address = routing::discovery::GatewayAddress {
-                destination: routing::discovery::GatewayDestination::Hostname("a/wp".parse().unwrap()),
+                destination: routing::discovery::GatewayDestination::Hostname(
+                    "a/wp".parse().unwrap(),
+                ),
                 hbone_port: 15008,
             };
             let steps = [Step::Waiting, Step::Published, Step::Settled, Step::Leaving(address)];
@@ -138,7 +140,8 @@ fn apply(stores: &mut Stores, edit: &Edit) -> Vec<ReadKey> {
 
 /// Every output, printed, in order.
 fn printed(graph: &Graph) -> Vec<String> {
-    let mut all: Vec<_> = graph.table.all().map(|(key, output)| format!("{key:?} {output:?}")).collect();
+    let mut all: Vec<_> =
+        graph.table.all().map(|(key, output)| format!("{key:?} {output:?}")).collect();
     all.sort();
     all
 }

@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use routing::wire::ca::CertificateRequest;
 use routing::wire::chain;
-use routing::wire::messages::istio::v1::auth::{
-    IstioCertificateRequest, IstioCertificateResponse,
-};
+use routing::wire::messages::istio::v1::auth::{IstioCertificateRequest, IstioCertificateResponse};
 use tonic::{Request, Response, Status};
 
 use crate::app::Hub;
@@ -24,7 +22,6 @@ pub const CREATE_CERTIFICATE: &str = "/istio.v1.auth.IstioCertificateService/Cre
 ///
 /// `Unauthenticated` for callers that may not have what they ask for, `InvalidArgument` for
 /// requests that cannot be read.
-#[expect(clippy::result_large_err, reason = "tonic's own error type")]
 pub fn create(
     hub: &Arc<Hub>,
     request: &Request<IstioCertificateRequest>,
@@ -34,7 +31,6 @@ pub fn create(
     answer.map(Response::new)
 }
 
-#[expect(clippy::result_large_err, reason = "tonic's own error type")]
 fn issue(
     hub: &Arc<Hub>,
     request: &Request<IstioCertificateRequest>,
@@ -58,7 +54,11 @@ fn issue(
     let life = if asked.life.is_zero() { longest } else { asked.life.min(longest) };
     let life = life.max(sign::MIN_LIFE.min(longest));
     let signed = sign::sign(&hub.root, &asked.csr, &identity, life).map_err(|error| {
-        tracing::warn!(pod = caller.pod_name(), error = chain(&error), "certificate request refused");
+        tracing::warn!(
+            pod = caller.pod_name(),
+            error = chain(&error),
+            "certificate request refused"
+        );
         Status::invalid_argument(chain(&error))
     })?;
     tracing::info!(

@@ -45,6 +45,17 @@ pub struct Client {
     pub refused: Vec<Refusal>,
 }
 
+/// How far a client is.
+#[derive(Clone, Debug, Default)]
+pub struct Progress {
+    /// Newest revision that it acknowledged in full.
+    pub acked: u64,
+    /// It owes an answer.
+    pub waiting: bool,
+    /// What it refuses.
+    pub refused: Vec<Refusal>,
+}
+
 /// All connected clients.
 #[derive(Debug)]
 pub struct Clients {
@@ -101,7 +112,8 @@ impl Clients {
     }
 
     /// Notes how far a client is.
-    pub fn progress(&self, id: u64, acked: u64, waiting: bool, refused: Vec<Refusal>, now: Instant) {
+    pub fn progress(&self, id: u64, progress: Progress, now: Instant) {
+        let Progress { acked, waiting, refused } = progress;
         let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(client) = connected.1.get_mut(&id) else { return };
         let moved = client.acked != acked;
@@ -126,7 +138,10 @@ impl Clients {
     /// Tells whether anyone that is waited for owes an answer.
     pub fn any_owes(&self, now: Instant) -> bool {
         let connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
-        connected.1.values().any(|client| client.owes_since.is_some() && !self.is_silent(client, now))
+        connected
+            .1
+            .values()
+            .any(|client| client.owes_since.is_some() && !self.is_silent(client, now))
     }
 
     fn is_silent(&self, client: &Client, now: Instant) -> bool {
@@ -172,6 +187,10 @@ mod tests {
         }
     }
 
+    fn at(acked: u64, waiting: bool) -> Progress {
+        Progress { acked, waiting, refused: Vec::new() }
+    }
+
     #[test]
     fn the_slowest_that_answers_is_waited_for() {
         let clients = Clients::new(Duration::from_secs(10), 2);
@@ -180,13 +199,13 @@ mod tests {
         let first = clients.connect(client()).unwrap();
         let second = clients.connect(client()).unwrap();
         assert_eq!(clients.connect(client()), None, "there is a limit");
-        clients.progress(first, 5, false, Vec::new(), start);
-        clients.progress(second, 3, true, Vec::new(), start);
+        clients.progress(first, at(5, false), start);
+        clients.progress(second, at(3, true), start);
         assert_eq!(clients.acknowledged(7, start + Duration::from_secs(10)), 3);
         let late = start + Duration::from_secs(11);
         assert_eq!(clients.acknowledged(7, late), 5, "a silent one is not waited for");
         assert!(clients.list(late)[1].silent);
-        clients.progress(second, 4, true, Vec::new(), late);
+        clients.progress(second, at(4, true), late);
         assert_eq!(clients.acknowledged(7, late), 4, "it answered again");
         clients.disconnect(second);
         assert_eq!(clients.acknowledged(7, late), 5);

@@ -18,6 +18,9 @@ use crate::output::{Config, Family, Output, OutputKey, Resource, Scope, Table};
 /// Revisions whose changes are remembered; older sessions compare everything.
 const LOG: usize = 1024;
 
+/// Names a resource.
+pub type Named = (Family, Arc<str>);
+
 /// A published resource.
 #[derive(Clone, Debug)]
 pub struct Entry {
@@ -35,7 +38,7 @@ pub struct Published {
     families: HashMap<Family, BTreeMap<Arc<str>, Entry>>,
     aliases: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
     endpoints: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
-    log: VecDeque<(u64, Vec<(Family, Arc<str>)>)>,
+    log: VecDeque<(u64, Vec<Named>)>,
 }
 
 impl Published {
@@ -104,7 +107,7 @@ impl Published {
     }
 
     /// What changed after `revision`; none if that is not remembered any more.
-    pub fn since(&self, revision: u64) -> Option<Vec<(Family, Arc<str>)>> {
+    pub fn since(&self, revision: u64) -> Option<Vec<Named>> {
         let oldest = self.log.front().map_or(self.revision + 1, |(first, _)| *first);
         if revision + 1 < oldest && revision < self.revision {
             return None;

@@ -8,14 +8,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use routing::stream::{DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryRequest, DeltaDiscoveryResponse};
-use routing::wire::messages::istio::v1::auth::{
-    IstioCertificateRequest, IstioCertificateResponse,
-};
+use routing::wire::chain;
+use routing::wire::messages::istio::v1::auth::{IstioCertificateRequest, IstioCertificateResponse};
 use routing::wire::messages::waymark::v1::{NodeReport, NodeReportAck};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_rustls::TlsAcceptor;
@@ -48,6 +50,8 @@ const NAMES: [&str; 6] = [
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How often a quiet connection is asked whether it is there, and how long it may take.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
+/// How often the own certificate is renewed; it lives for ninety days.
+const RENEWAL: Duration = Duration::from_secs(3600 * 24 * 30);
 /// Handshakes at once.
 const HANDSHAKES: usize = 256;
 /// Largest request, in bytes: the versions of everything that a client holds.
@@ -71,6 +75,7 @@ pub enum ServeError {
 pub struct Server {
     listener: TcpListener,
     tls: TlsAcceptor,
+    own: Arc<OwnCertificate>,
 }
 
 impl std::fmt::Debug for Server {
@@ -91,15 +96,52 @@ pub async fn bind(hub: &Hub) -> Result<Server, ServeError> {
     if !address.ip().is_unspecified() {
         names.push(address.ip().to_string());
     }
-    let (chain, key) = sign::server(&hub.root, &names).map_err(ServeError::Certificate)?;
-    let mut config = rustls::ServerConfig::builder()
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(ServeError::Tls)?;
+    let own = Arc::new(OwnCertificate { names, current: ArcSwapOption::empty() });
+    own.renew(hub)?;
+    let resolver = Arc::clone(&own) as Arc<dyn ResolvesServerCert>;
+    let mut config =
+        rustls::ServerConfig::builder().with_no_client_auth().with_cert_resolver(resolver);
     config.alpn_protocols = vec![b"h2".to_vec()];
     let listener =
         TcpListener::bind(address).await.map_err(|error| ServeError::Bind(address, error))?;
-    Ok(Server { listener, tls: TlsAcceptor::from(Arc::new(config)) })
+    Ok(Server { listener, tls: TlsAcceptor::from(Arc::new(config)), own })
+}
+
+/// The server's own certificate, renewed long before its end.
+struct OwnCertificate {
+    names: Vec<String>,
+    current: ArcSwapOption<CertifiedKey>,
+}
+
+impl std::fmt::Debug for OwnCertificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OwnCertificate").field("names", &self.names).finish_non_exhaustive()
+    }
+}
+
+impl OwnCertificate {
+    fn renew(&self, hub: &Hub) -> Result<(), ServeError> {
+        let (chain, key) = sign::server(&hub.root, &self.names).map_err(ServeError::Certificate)?;
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let fresh = CertifiedKey::from_der(chain, key, &provider).map_err(ServeError::Tls)?;
+        self.current.store(Some(Arc::new(fresh)));
+        Ok(())
+    }
+
+    async fn keep_fresh(&self, hub: &Hub) {
+        loop {
+            tokio::time::sleep(RENEWAL).await;
+            if let Err(error) = self.renew(hub) {
+                tracing::error!(error = chain(&error), "own certificate not renewed");
+            }
+        }
+    }
+}
+
+impl ResolvesServerCert for OwnCertificate {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.current.load_full()
+    }
 }
 
 impl Server {
@@ -114,6 +156,10 @@ impl Server {
 
     /// Serves until the task is aborted.
     pub async fn run(self, hub: Arc<Hub>) {
+        tokio::join!(self.own.keep_fresh(&hub), self.accept(&hub));
+    }
+
+    async fn accept(&self, hub: &Arc<Hub>) {
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
         loop {
             let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else { return };
@@ -125,12 +171,12 @@ impl Server {
                     continue;
                 }
             };
-            let (tls, hub) = (self.tls.clone(), Arc::clone(&hub));
+            let (tls, hub) = (self.tls.clone(), Arc::clone(hub));
             tokio::spawn(async move {
                 let accepted = tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await;
                 drop(permit);
                 match accepted {
-                    Ok(Ok(stream)) => connection(hub, stream, peer).await,
+                    Ok(Ok(stream)) => Box::pin(connection(hub, stream, peer)).await,
                     Ok(Err(error)) => tracing::debug!(%peer, %error, "handshake failed"),
                     Err(_) => tracing::debug!(%peer, "handshake took too long"),
                 }
@@ -160,7 +206,11 @@ async fn connection(
 }
 
 /// From a path to its handler.
-async fn route(hub: Arc<Hub>, peer: SocketAddr, request: http::Request<Incoming>) -> http::Response<Body> {
+async fn route(
+    hub: Arc<Hub>,
+    peer: SocketAddr,
+    request: http::Request<Incoming>,
+) -> http::Response<Body> {
     match request.uri().path() {
         DELTA_AGGREGATED_RESOURCES => {
             let codec = ProstCodec::<DeltaDiscoveryResponse, DeltaDiscoveryRequest>::default();
@@ -209,7 +259,10 @@ impl UnaryService<NodeReport> for ReportPods {
     }
 }
 
-async fn report(hub: Arc<Hub>, request: Request<NodeReport>) -> Result<Response<NodeReportAck>, Status> {
+async fn report(
+    hub: Arc<Hub>,
+    request: Request<NodeReport>,
+) -> Result<Response<NodeReportAck>, Status> {
     let caller = super::authenticate(&hub, request.metadata())?;
     if !hub.accounts.agents.contains(&caller.account()) {
         tracing::warn!(pod = caller.pod_name(), "report of a pod that is no agent refused");
@@ -217,7 +270,11 @@ async fn report(hub: Arc<Hub>, request: Request<NodeReport>) -> Result<Response<
     }
     let said = request.into_inner();
     if said.node != caller.node.name {
-        tracing::warn!(pod = caller.pod_name(), node = said.node, "report about another node refused");
+        tracing::warn!(
+            pod = caller.pod_name(),
+            node = said.node,
+            "report about another node refused"
+        );
         return Err(Status::permission_denied("an agent reports its own node"));
     }
     let (reply, answer) = oneshot::channel();
@@ -244,7 +301,6 @@ impl StreamingService<DeltaDiscoveryRequest> for Delta {
 }
 
 /// Starts the stream of a client whose token gives it a role.
-#[expect(clippy::result_large_err, reason = "tonic's own error type")]
 fn delta(
     hub: &Arc<Hub>,
     peer: SocketAddr,

@@ -15,7 +15,7 @@ use routing::stream::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
-use super::clients::Refusal;
+use super::clients::{Progress, Refusal};
 use super::interest::{ClientView, Role};
 use crate::app::{Hub, State};
 use crate::ca::token::Bound;
@@ -173,8 +173,11 @@ impl Stream {
             name: rejected.name.to_string(),
             reason: rejected.reason.to_string(),
         });
-        let acked = self.session.acknowledged();
-        let waiting = self.session.is_waiting();
-        self.hub.clients.progress(self.id, acked, waiting, refused.collect(), Instant::now());
+        let progress = Progress {
+            acked: self.session.acknowledged(),
+            waiting: self.session.is_waiting(),
+            refused: refused.collect(),
+        };
+        self.hub.clients.progress(self.id, progress, Instant::now());
     }
 }

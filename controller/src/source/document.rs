@@ -160,7 +160,8 @@ fn read_typed(place: Place<'_>, key: &Key, parsed: &mut Parsed) {
     let read = serde_saphyr::with_deserializer_from_str(place.text, |deserializer| {
         let mut track = serde_path_to_error::Track::new();
         let read = {
-            let mut note = |path: serde_ignored::Path<'_>| unknown.push(path.to_string().replace("?.", ""));
+            let mut note =
+                |path: serde_ignored::Path<'_>| unknown.push(path.to_string().replace("?.", ""));
             let ignored = serde_ignored::Deserializer::new(deserializer, &mut note);
             key.kind.read(serde_path_to_error::Deserializer::new(ignored, &mut track))
         };
@@ -176,7 +177,11 @@ fn read_typed(place: Place<'_>, key: &Key, parsed: &mut Parsed) {
             unknown.retain(|path| path != "apiVersion" && path != "kind");
             for path in unknown {
                 let line = line_of(place.text, &path).unwrap_or(place.first_line());
-                let mut problem = place.problem(line, Some(key.to_string()), "no such field; it has no effect".into());
+                let mut problem = place.problem(
+                    line,
+                    Some(key.to_string()),
+                    "no such field; it has no effect".into(),
+                );
                 problem.field = Some(path);
                 problem.in_force = true;
                 parsed.problems.push(problem);
@@ -264,13 +269,18 @@ fn line_of(text: &str, path: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata:\n  name: web\nspec:\n  ports:\n  - port: 80\n";
+    const SERVICE: &str =
+        "apiVersion: v1\nkind: Service\nmetadata:\n  name: web\nspec:\n  ports:\n  - port: 80\n";
 
     #[test]
     fn a_broken_document_does_not_hide_its_neighbours() {
-        let text = format!("{SERVICE}---\napiVersion: v1\nkind: [\n---\n{}", SERVICE.replace("web", "two"));
+        let text = format!(
+            "{SERVICE}---\napiVersion: v1\nkind: [\n---\n{}",
+            SERVICE.replace("web", "two")
+        );
         let parsed = parse(Path::new("f.yaml"), &text);
-        let names: Vec<_> = parsed.objects.iter().map(|placed| placed.object.key().to_string()).collect();
+        let names: Vec<_> =
+            parsed.objects.iter().map(|placed| placed.object.key().to_string()).collect();
         assert_eq!(names, ["Service default/web", "Service default/two"]);
         assert!(parsed.keep_all, "a document without a key keeps what the file held");
         assert_eq!(parsed.problems.len(), 1);
@@ -285,7 +295,10 @@ mod tests {
         assert_eq!(problem.line, 9, "{problem:?}");
         assert_eq!(problem.object.as_deref(), Some("Service default/web"));
         assert_eq!(problem.field.as_deref(), Some("spec.ports[0].port"));
-        assert!(problem.message.contains("i32") || problem.message.contains("integer"), "{problem:?}");
+        assert!(
+            problem.message.contains("i32") || problem.message.contains("integer"),
+            "{problem:?}"
+        );
         assert_eq!(parsed.broken, [Key { kind: Kind::Service, name: Name::new("default", "web") }]);
     }
 
@@ -295,7 +308,10 @@ mod tests {
         let parsed = parse(Path::new("f.yaml"), &text);
         assert_eq!(parsed.objects.len(), 1);
         let [problem] = parsed.problems.as_slice() else { panic!("{:?}", parsed.problems) };
-        assert_eq!((problem.field.as_deref(), problem.line, problem.in_force), (Some("spec.port"), 6, true));
+        assert_eq!(
+            (problem.field.as_deref(), problem.line, problem.in_force),
+            (Some("spec.port"), 6, true)
+        );
     }
 
     #[test]
@@ -310,7 +326,8 @@ mod tests {
     fn string_data_becomes_data_and_lists_are_read() {
         let text = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Secret\n  metadata: {name: s, namespace: n}\n  stringData: {a: b}\n";
         let parsed = parse(Path::new("f.yaml"), text);
-        let Some(Object::Secret(secret)) = parsed.objects.first().map(|placed| &placed.object) else {
+        let Some(Object::Secret(secret)) = parsed.objects.first().map(|placed| &placed.object)
+        else {
             panic!("{parsed:?}")
         };
         assert_eq!(secret.data.as_ref().unwrap()["a"].0, b"b");
@@ -319,7 +336,9 @@ mod tests {
     #[test]
     fn routes_of_every_version_are_the_same_kind() {
         for version in ["v1", "v1beta1", "v1alpha2"] {
-            let text = format!("apiVersion: gateway.networking.k8s.io/{version}\nkind: HTTPRoute\nmetadata: {{name: r}}\nspec: {{}}\n");
+            let text = format!(
+                "apiVersion: gateway.networking.k8s.io/{version}\nkind: HTTPRoute\nmetadata: {{name: r}}\nspec: {{}}\n"
+            );
             assert_eq!(parse(Path::new("f"), &text).objects.len(), 1, "{version}");
         }
     }

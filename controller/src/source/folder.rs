@@ -140,7 +140,9 @@ fn read_file(path: &Path) -> io::Result<Option<String>> {
 fn is_ours(path: &Path) -> bool {
     let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return false };
     let extension = path.extension().and_then(|extension| extension.to_str());
-    matches!(extension, Some("yaml" | "yml" | "json")) && !name.starts_with('.') && !IGNORED.contains(&name)
+    matches!(extension, Some("yaml" | "yml" | "json"))
+        && !name.starts_with('.')
+        && !IGNORED.contains(&name)
 }
 
 /// Rank of a file: the greatest wins.
@@ -200,7 +202,11 @@ impl Files {
         let parsed = match text {
             Ok(Some(text)) => document::parse(&path, &text),
             Ok(None) => return self.forget(&path),
-            Err(error) => Parsed { keep_all: true, problems: vec![unreadable(&path, &error)], ..Parsed::default() },
+            Err(error) => Parsed {
+                keep_all: true,
+                problems: vec![unreadable(&path, &error)],
+                ..Parsed::default()
+            },
         };
         self.merge(path, parsed);
     }

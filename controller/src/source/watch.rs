@@ -59,7 +59,10 @@ impl Watcher {
             })?;
             watched.push((descriptor, root.clone()));
         }
-        #[expect(deprecated, reason = "its successor is unsafe; an owned descriptor keeps its promise")]
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe; an owned descriptor keeps its promise"
+        )]
         let inotify = AsyncFd::with_interest(inotify, Interest::READABLE)?;
         Ok(Self { inotify, roots: watched })
     }

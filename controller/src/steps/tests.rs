@@ -54,11 +54,15 @@ const GATEWAY: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\n
 
 fn service(waypoint: bool) -> String {
     let labels = if waypoint { ", labels: {istio.io/use-waypoint: wp}" } else { "" };
-    format!("apiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: app{labels}}}\nspec: {{clusterIP: 10.96.0.1, selector: {{app: web}}, ports: [{{port: 80}}]}}\n---\n")
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: app{labels}}}\nspec: {{clusterIP: 10.96.0.1, selector: {{app: web}}, ports: [{{port: 80}}]}}\n---\n"
+    )
 }
 
 fn waypoint_pod(ready: &str) -> String {
-    format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: wp-1, namespace: app, labels: {{gateway.networking.k8s.io/gateway-name: wp}}}}\nspec: {{containers: []}}\nstatus: {{conditions: [{{type: Ready, status: '{ready}'}}]}}\n---\n")
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: wp-1, namespace: app, labels: {{gateway.networking.k8s.io/gateway-name: wp}}}}\nspec: {{containers: []}}\nstatus: {{conditions: [{{type: Ready, status: '{ready}'}}]}}\n---\n"
+    )
 }
 
 #[test]
@@ -108,7 +112,9 @@ fn a_waypoint_is_left_only_after_the_guard_is_off_everywhere() {
 #[test]
 fn an_agent_is_told_to_let_a_pod_go_after_the_clients() {
     let namespace = |mode: &str| {
-        format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: app, labels: {{istio.io/dataplane-mode: {mode}}}}}\n---\n")
+        format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: app, labels: {{istio.io/dataplane-mode: {mode}}}}}\n---\n"
+        )
     };
     let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: app, uid: u1}\nspec: {nodeName: n, containers: []}\n---\n";
     let mut course = Course::new(&(namespace("ambient") + pod));

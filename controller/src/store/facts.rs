@@ -109,7 +109,9 @@ impl Facts {
         let what: Arc<str> = what.into();
         match step {
             Step::Settled => self.steps.remove(&what),
-            step => self.steps.insert(Arc::clone(&what), step),
+            step @ (Step::Waiting | Step::Published | Step::Leaving(_) | Step::Releasing) => {
+                self.steps.insert(Arc::clone(&what), step)
+            }
         };
         Some(ReadKey::Fact(FactKey::Step(what)))
     }

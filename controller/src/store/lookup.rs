@@ -58,7 +58,9 @@ impl<'a> Lookup<'a> {
     ) -> Vec<&'a Arc<K>> {
         let mut found = self.list::<K>(Index::Selects, &format!("{namespace}/"));
         for (key, value) in labels {
-            found.extend(self.list::<K>(Index::Selects, &super::index::label(namespace, key, value)));
+            found.extend(
+                self.list::<K>(Index::Selects, &super::index::label(namespace, key, value)),
+            );
         }
         found.retain(|object| {
             selector(object).is_some_and(|wanted| {

@@ -57,7 +57,7 @@ pub fn run_service(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
     }
     outputs.extend(binding.map(|binding| {
         let key = Key { kind: Kind::ServiceEntry, name: name.clone() };
-        status(key, &object.metadata, &binding, &Step::Settled)
+        status(key, &object.metadata, &binding, &Step::Settled, 0)
     }));
     outputs
 }
@@ -69,7 +69,8 @@ pub fn run_workload(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
     let mut labels = object.metadata.labels.clone().unwrap_or_default();
     labels.extend(object.spec.labels.clone());
     let cluster = &look.mesh().cluster_id;
-    let uid = format!("{cluster}/networking.istio.io/WorkloadEntry/{}/{}", name.namespace, name.name);
+    let uid =
+        format!("{cluster}/networking.istio.io/WorkloadEntry/{}/{}", name.namespace, name.name);
     let Some(mut made) = base(&uid, &name.namespace, &object.spec, look) else { return Vec::new() };
     made.name = Arc::clone(&name.name);
     made.workload_name = Arc::clone(&name.name);
@@ -84,7 +85,8 @@ pub fn run_workload(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
             let target_port = named.or_else(|| number(port.target_port.as_ref(), service_port))?;
             Some(Port { service_port, target_port, app_protocol: AppProtocol::Unknown })
         });
-        made.services.insert(ServiceKey::new(made.namespace.clone(), host.as_str()), ports.collect());
+        made.services
+            .insert(ServiceKey::new(made.namespace.clone(), host.as_str()), ports.collect());
     }
     made.services.extend(services_of(&name.namespace, &labels, look));
     govern(&mut made, &labels, look);
@@ -114,10 +116,16 @@ pub fn services_of(
     look: &mut Lookup<'_>,
 ) -> HashMap<ServiceKey, Arc<[Port]>> {
     let found = look.selecting::<ServiceEntry>(namespace, labels, |entry| {
-        entry.spec.workload_selector.as_ref().map(|selector| &selector.labels).filter(|l| !l.is_empty())
+        entry
+            .spec
+            .workload_selector
+            .as_ref()
+            .map(|selector| &selector.labels)
+            .filter(|l| !l.is_empty())
     });
     let Ok(namespace) = namespace.parse::<Namespace>() else { return HashMap::new() };
-    let hosts = found.into_iter().flat_map(|entry| entry.spec.hosts.iter().map(move |h| (entry, h)));
+    let hosts =
+        found.into_iter().flat_map(|entry| entry.spec.hosts.iter().map(move |h| (entry, h)));
     hosts
         .map(|(entry, host)| {
             let ports = entry.spec.ports.iter().map(|port| Port {
@@ -131,7 +139,8 @@ pub fn services_of(
 }
 
 fn service_port(port: &EntryPort) -> Port {
-    let said = port.protocol.as_deref().unwrap_or_else(|| port.name.split('-').next().unwrap_or_default());
+    let said =
+        port.protocol.as_deref().unwrap_or_else(|| port.name.split('-').next().unwrap_or_default());
     Port {
         service_port: port.number,
         target_port: port.target_port.unwrap_or(port.number),
@@ -146,7 +155,8 @@ fn addresses(object: &ServiceEntry, host: &str) -> Vec<VirtualAddress> {
         Some(VirtualAddress { network: "".into(), range })
     });
     let written: Vec<_> = written.collect();
-    let allocate = label(object.metadata.labels.as_ref(), "networking.istio.io/enable-autoallocate-ip");
+    let allocate =
+        label(object.metadata.labels.as_ref(), "networking.istio.io/enable-autoallocate-ip");
     let none = object.spec.resolution.as_deref().unwrap_or("NONE") == "NONE";
     if !object.spec.addresses.is_empty() || none || allocate == Some("false") {
         return written;
@@ -201,14 +211,13 @@ fn load_balancing(object: &ServiceEntry, look: &mut Lookup<'_>) -> Option<LoadBa
 /// The endpoints written into an entry; without any, a DNS entry is its own endpoint.
 fn endpoints(name: &Name, object: &ServiceEntry, look: &mut Lookup<'_>) -> Vec<Workload> {
     let spec = &object.spec;
-    let resolves = matches!(
-        spec.resolution.as_deref(),
-        Some("DNS" | "DNS_ROUND_ROBIN" | "DYNAMIC_DNS")
-    );
+    let resolves =
+        matches!(spec.resolution.as_deref(), Some("DNS" | "DNS_ROUND_ROBIN" | "DYNAMIC_DNS"));
     if spec.workload_selector.is_some() {
         return Vec::new();
     }
-    let by_host = |host: &String| WorkloadEntrySpec { address: Some(host.clone()), ..Default::default() };
+    let by_host =
+        |host: &String| WorkloadEntrySpec { address: Some(host.clone()), ..Default::default() };
     let listed: Vec<(WorkloadEntrySpec, &[String])> = if spec.endpoints.is_empty() && resolves {
         spec.hosts.iter().map(|host| (by_host(host), std::slice::from_ref(host))).collect()
     } else {
@@ -225,11 +234,18 @@ fn endpoints(name: &Name, object: &ServiceEntry, look: &mut Lookup<'_>) -> Vec<W
         let Some(mut workload) = base(&uid, &name.namespace, &endpoint, look) else { continue };
         workload.name = Arc::clone(&name.name);
         workload.workload_name = Arc::clone(&name.name);
-        name_for_telemetry(&mut workload, &endpoint.labels);
+        // Istio names it by the entry, not by the labels of the endpoint.
+        let labels = object.metadata.labels.clone().unwrap_or_default();
+        name_for_telemetry(&mut workload, &labels);
         for host in hosts {
             let ports = spec.ports.iter().map(|port| Port {
                 service_port: port.number,
-                target_port: endpoint.ports.get(&port.name).copied().or(port.target_port).unwrap_or(port.number),
+                target_port: endpoint
+                    .ports
+                    .get(&port.name)
+                    .copied()
+                    .or(port.target_port)
+                    .unwrap_or(port.number),
                 app_protocol: AppProtocol::Unknown,
             });
             let key = ServiceKey::new(workload.namespace.clone(), host.as_str());

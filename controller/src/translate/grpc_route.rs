@@ -53,7 +53,7 @@ fn read_method(written: &written::GrpcMethod) -> Result<GrpcMatch, String> {
         };
         match route::text(written.kind.as_deref(), value)? {
             TextMatch::Exact(name) if name.contains('/') => Err(format!("{name:?} is no name")),
-            text => Ok(Some(text)),
+            text @ (TextMatch::Exact(_) | TextMatch::Regex(_)) => Ok(Some(text)),
         }
     };
     Ok(GrpcMatch { service: part(&written.service)?, method: part(&written.method)? })

@@ -30,7 +30,11 @@ pub const MESH_CONFIG: &str = "waymark";
 type Guarded = BTreeMap<Option<u16>, BTreeSet<String>>;
 
 /// The guard of a workload; none if nothing of it is guarded.
-pub fn of(workload: &Workload, bound: Option<&Binding>, look: &mut Lookup<'_>) -> Option<Authorization> {
+pub fn of(
+    workload: &Workload,
+    bound: Option<&Binding>,
+    look: &mut Lookup<'_>,
+) -> Option<Authorization> {
     let mut guarded = Guarded::new();
     if let Some(bound) = bound
         && matches!(bound.serves, Serves::Workload | Serves::All)
@@ -93,7 +97,9 @@ fn rules(guarded: Guarded) -> Vec<Rule> {
         .into_iter()
         .map(|(principals, ports)| rule(&principals, Field { any: ports, not: Vec::new() }))
         .collect();
-    rules.extend(everywhere.map(|principals| rule(&principals, Field { any: Vec::new(), not: named })));
+    rules.extend(
+        everywhere.map(|principals| rule(&principals, Field { any: Vec::new(), not: named })),
+    );
     rules
 }
 

@@ -8,7 +8,7 @@
 
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{Container, HTTPGetAction, Pod, Probe as KubeProbe, PodSpec};
+use k8s_openapi::api::core::v1::{Container, HTTPGetAction, Pod, PodSpec, Probe as KubeProbe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use routing::wire::messages::waymark::v1::{NodePod, Probe};
 

@@ -39,7 +39,8 @@ pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
         let holds = mtls::effective(mesh.as_ref(), namespace.as_ref(), Some(&own));
         let converted = mtls::converted(&own.name, &holds);
         outputs.extend(
-            converted.map(|policy| Config::plane(Plane::Authorization(policy.into()), Scope::Everyone)),
+            converted
+                .map(|policy| Config::plane(Plane::Authorization(policy.into()), Scope::Everyone)),
         );
     }
     let condition = match unknown {
@@ -85,7 +86,12 @@ pub fn effective(
 ) -> (Effective, Option<Domain>) {
     let (mesh, within) = wider(namespace, look);
     let selecting = look.selecting::<PeerAuthentication>(namespace, labels, |policy| {
-        policy.spec.selector.as_ref().map(|selector| &selector.match_labels).filter(|l| !l.is_empty())
+        policy
+            .spec
+            .selector
+            .as_ref()
+            .map(|selector| &selector.match_labels)
+            .filter(|l| !l.is_empty())
     });
     let own = pick(selecting);
     (mtls::effective(mesh.as_ref(), within.as_ref(), own.as_ref()), own)
@@ -121,7 +127,9 @@ fn domain(object: &PeerAuthentication) -> (Domain, Option<String>) {
         Some("PERMISSIVE") => Mode::Permissive,
         Some("STRICT") => Mode::Strict,
         Some(other) => {
-            let text = format!("{at}: {other:?} is unknown, wanted UNSET, DISABLE, PERMISSIVE or STRICT; STRICT is in force");
+            let text = format!(
+                "{at}: {other:?} is unknown, wanted UNSET, DISABLE, PERMISSIVE or STRICT; STRICT is in force"
+            );
             unknown.get_or_insert(text);
             Mode::Strict
         }

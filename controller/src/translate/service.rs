@@ -5,6 +5,8 @@
 //! Rule: `ambient.md` §1.5 as Istio does it (ports, families, locality), but for the waypoint:
 //! one that is declared is always published, and gateways at the edge enter it unless told not to.
 
+mod behind;
+
 use k8s_openapi::api::core::v1::{Namespace, Service as Object, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -50,10 +52,19 @@ pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
     service.ingress_use_waypoint =
         service.waypoint.is_some() && ingress_uses(&object.metadata, look);
     let mut outputs = vec![Config::plane(Plane::Service(service.into()), Scope::Everyone)];
-    outputs.extend(binding.map(|binding| {
-        let key = Key { kind: Kind::Service, name: name.clone() };
-        status(key, &object.metadata, &binding, &step)
-    }));
+    let key = Key { kind: Kind::Service, name: name.clone() };
+    match binding {
+        Some(binding) => {
+            let unguarded = behind::unguarded(object, look);
+            outputs.push(status(key, &object.metadata, &binding, &step, unguarded));
+        }
+        None if waypoint::is_gateways_own(&object.metadata) => {}
+        None => outputs.extend(behind::closed_by(object, look).map(|text| {
+            let closed = Condition::new("istio.io/WaypointBound", false, "GuardedByAnother", text);
+            let body = Body::Conditions(vec![closed]);
+            Output::Status(Status { key, generation: object.metadata.generation, body }.into())
+        })),
+    }
     outputs
 }
 
@@ -178,8 +189,14 @@ pub fn distribution(text: &str) -> Vec<LocalityScope> {
     }
 }
 
-/// The `WaypointBound` condition.
-pub fn status(key: Key, meta: &ObjectMeta, binding: &Binding, step: &Step) -> Output {
+/// The `WaypointBound` condition; `unguarded` counts pods that are not in the mesh.
+pub fn status(
+    key: Key,
+    meta: &ObjectMeta,
+    binding: &Binding,
+    step: &Step,
+    unguarded: usize,
+) -> Output {
     let gateway = &binding.gateway;
     let (bound, reason, message) = match binding.state {
         State::Ready | State::NotReady if *step == Step::Waiting => (
@@ -187,11 +204,9 @@ pub fn status(key: Key, meta: &ObjectMeta, binding: &Binding, step: &Step) -> Ou
             "WaypointIsNotReady",
             format!("Waypoint {gateway} is starting; traffic goes direct until it is ready"),
         ),
-        State::Ready => (
-            true,
-            "WaypointAccepted",
-            format!("Successfully attached to waypoint {gateway}"),
-        ),
+        State::Ready => {
+            (true, "WaypointAccepted", format!("Successfully attached to waypoint {gateway}"))
+        }
         State::NotReady => (
             false,
             "WaypointIsNotReady",
@@ -205,13 +220,21 @@ pub fn status(key: Key, meta: &ObjectMeta, binding: &Binding, step: &Step) -> Ou
         State::Denied => (
             false,
             "AttachmentDenied",
-            format!("Waypoint {gateway} does not admit this namespace (allowedRoutes): traffic is refused"),
+            format!(
+                "Waypoint {gateway} does not admit this namespace (allowedRoutes): traffic is refused"
+            ),
         ),
         State::WrongTraffic => (
             false,
             "UnsupportedTrafficType",
-            format!("Waypoint {gateway} is not for services (istio.io/waypoint-for): traffic is refused"),
+            format!(
+                "Waypoint {gateway} is not for services (istio.io/waypoint-for): traffic is refused"
+            ),
         ),
+    };
+    let message = match unguarded {
+        0 => message,
+        count => format!("{message}. Pods that are not in the mesh, which nothing guards: {count}"),
     };
     let condition = Condition::new("istio.io/WaypointBound", bound, reason, message);
     let condition = if bound { condition.after_ack() } else { condition };

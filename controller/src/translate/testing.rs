@@ -71,7 +71,14 @@ impl Made {
     pub(crate) fn rules(&self) -> Vec<(Arc<Rule>, &Scope)> {
         let rules = self.plane().filter_map(|(plane, scope)| match plane {
             Plane::Rule(rule) => Some((Arc::clone(rule), scope)),
-            _ => None,
+            Plane::Workload(_)
+            | Plane::Service(_)
+            | Plane::Authorization(_)
+            | Plane::Gateway(_)
+            | Plane::Listener(_)
+            | Plane::BackendTls(_)
+            | Plane::Secret(_)
+            | Plane::GatewayAuthorization(_) => None,
         });
         rules.collect()
     }
@@ -79,7 +86,14 @@ impl Made {
     pub(crate) fn listeners(&self) -> Vec<Arc<Listener>> {
         let listeners = self.plane().filter_map(|(plane, _)| match plane {
             Plane::Listener(listener) => Some(Arc::clone(listener)),
-            _ => None,
+            Plane::Workload(_)
+            | Plane::Service(_)
+            | Plane::Authorization(_)
+            | Plane::Gateway(_)
+            | Plane::Rule(_)
+            | Plane::BackendTls(_)
+            | Plane::Secret(_)
+            | Plane::GatewayAuthorization(_) => None,
         });
         listeners.collect()
     }
@@ -87,33 +101,34 @@ impl Made {
     pub(crate) fn backend_tls(&self) -> Vec<Arc<routing::backend::BackendTls>> {
         let policies = self.plane().filter_map(|(plane, _)| match plane {
             Plane::BackendTls(tls) => Some(Arc::clone(tls)),
-            _ => None,
+            Plane::Workload(_)
+            | Plane::Service(_)
+            | Plane::Authorization(_)
+            | Plane::Gateway(_)
+            | Plane::Listener(_)
+            | Plane::Rule(_)
+            | Plane::Secret(_)
+            | Plane::GatewayAuthorization(_) => None,
         });
         policies.collect()
     }
 
     /// What each parent says, in order.
     pub(crate) fn parents(&self) -> Vec<Told> {
-        match &self.status().body {
-            Body::Parents { parents, .. } => {
-                parents.iter().map(|parent| told(&parent.conditions)).collect()
-            }
-            other => panic!("{other:?}"),
-        }
+        let Body::Parents { parents, .. } = &self.status().body else { panic!("no route") };
+        parents.iter().map(|parent| told(&parent.conditions)).collect()
     }
 
     /// What a Gateway and its listeners say.
     pub(crate) fn gateway(&self) -> (Told, BTreeMap<String, (Vec<&'static str>, Told)>) {
-        match &self.status().body {
-            Body::Gateway { conditions, listeners, .. } => {
-                let listeners = listeners.iter().map(|listener| {
-                    let said = (listener.kinds.clone(), told(&listener.conditions));
-                    (listener.name.clone(), said)
-                });
-                (told(conditions), listeners.collect())
-            }
-            other => panic!("{other:?}"),
-        }
+        let Body::Gateway { conditions, listeners, .. } = &self.status().body else {
+            panic!("no Gateway")
+        };
+        let listeners = listeners.iter().map(|listener| {
+            let said = (listener.kinds.clone(), told(&listener.conditions));
+            (listener.name.clone(), said)
+        });
+        (told(conditions), listeners.collect())
     }
 
     /// Sections that count the route.

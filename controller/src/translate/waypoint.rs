@@ -111,9 +111,9 @@ pub fn is_waypoints_own(meta: &ObjectMeta) -> bool {
     let managed = label(meta.labels.as_ref(), api::MANAGED);
     managed.is_some_and(|managed| {
         let waypoint = |class: &api::BuiltinClass| class.role == api::Role::Waypoint;
-        api::CLASSES.iter().any(|class| {
-            waypoint(class) && class.controller.replace('/', "-") == managed
-        })
+        api::CLASSES
+            .iter()
+            .any(|class| waypoint(class) && class.controller.replace('/', "-") == managed)
     })
 }
 
@@ -203,7 +203,8 @@ pub fn principal(namespace: &str, account: &str, look: &Lookup<'_>) -> String {
 fn serves(gateway: &Gateway, look: &mut Lookup<'_>) -> Serves {
     let own = label(gateway.metadata.labels.as_ref(), api::WAYPOINT_FOR);
     let class = look.get::<GatewayClass>("", &gateway.spec.gateway_class_name);
-    let inherited = class.and_then(|class| label(class.metadata.labels.as_ref(), api::WAYPOINT_FOR));
+    let inherited =
+        class.and_then(|class| label(class.metadata.labels.as_ref(), api::WAYPOINT_FOR));
     match own.or(inherited) {
         Some("workload") => Serves::Workload,
         Some("all") => Serves::All,

@@ -36,9 +36,11 @@ pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
     workload.services = services(object, &labels, look);
     workload.services.extend(entry::services_of(&name.namespace, &labels, look));
     workload.authorization_policies = authorization::selecting(&name.namespace, &labels, look);
-    workload
-        .authorization_policies
-        .extend(peer_authentication::policies_of(&name.namespace, &labels, look));
+    workload.authorization_policies.extend(peer_authentication::policies_of(
+        &name.namespace,
+        &labels,
+        look,
+    ));
     let mut outputs = Vec::new();
     if !waypoint::is_gateways_own(&object.metadata) && !pod::is_host_network(object) {
         let bound = waypoint::of_workload(&object.metadata, look);

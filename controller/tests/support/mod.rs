@@ -154,8 +154,7 @@ pub struct Client {
 impl Client {
     /// Asks for all of a kind.
     pub async fn subscribe(&self, type_url: &str) {
-        let request =
-            DeltaDiscoveryRequest { type_url: type_url.to_owned(), ..Default::default() };
+        let request = DeltaDiscoveryRequest { type_url: type_url.to_owned(), ..Default::default() };
         self.requests.send(request).await.unwrap();
     }
 
@@ -268,7 +267,7 @@ pub fn names(response: &DeltaDiscoveryResponse) -> Vec<&str> {
 /// Whether a directory holds a file whose text has all of `parts`.
 pub fn holds(directory: &Path, parts: &[&str]) -> bool {
     let files = std::fs::read_dir(directory).unwrap();
-    files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap_or_default()).any(|text| {
-        parts.iter().all(|part| text.contains(part))
-    })
+    files
+        .map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap_or_default())
+        .any(|text| parts.iter().all(|part| text.contains(part)))
 }

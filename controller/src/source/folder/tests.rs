@@ -10,7 +10,9 @@ use super::*;
 use crate::store::{Kind, Name};
 
 fn map(name: &str, value: &str) -> String {
-    format!("apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: {name}\n  namespace: n\ndata:\n  k: {value}\n---\n")
+    format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: {name}\n  namespace: n\ndata:\n  k: {value}\n---\n"
+    )
 }
 
 fn key(name: &str) -> Key {
@@ -85,7 +87,10 @@ async fn what_cannot_be_read_leaves_the_last_good_state() {
     let broken = map("two", "2").replace("data:\n  k: 2", "data: [1]");
     fs::write(&path, map("one", "7") + &broken).unwrap();
     let batch = next(&mut folders).await;
-    assert_eq!(batch.changes.iter().map(value).collect::<Vec<_>>(), [("one".into(), Some("7".into()))]);
+    assert_eq!(
+        batch.changes.iter().map(value).collect::<Vec<_>>(),
+        [("one".into(), Some("7".into()))]
+    );
     let [problem] = batch.problems.as_slice() else { panic!("{:?}", batch.problems) };
     assert_eq!(problem.object.as_deref(), Some("ConfigMap n/two"));
     assert!(problem.message.contains("last good"), "{problem}");

@@ -58,24 +58,19 @@ pub(super) fn refused_waypoint(
 }
 
 /// The pods that the policy selects.
-fn selected(
-    object: &AuthorizationPolicy,
-    namespace: &str,
-    look: &mut Lookup<'_>,
-) -> Vec<Arc<Pod>> {
+fn selected(object: &AuthorizationPolicy, namespace: &str, look: &mut Lookup<'_>) -> Vec<Arc<Pod>> {
     let labels = object.spec.selector.as_ref().map(|selector| &selector.match_labels);
     let first = labels.and_then(|labels| labels.first_key_value());
     let found = match first {
-        Some((key, value)) => {
-            look.list::<Pod>(Index::Label, &index::label(namespace, key, value))
-        }
+        Some((key, value)) => look.list::<Pod>(Index::Label, &index::label(namespace, key, value)),
         None => look.list::<Pod>(Index::Namespace, namespace),
     };
     let fits = |found: &&Arc<Pod>| {
         let own = found.metadata.labels.as_ref();
-        labels.into_iter().flatten().all(|(key, value)| {
-            own.is_some_and(|own| own.get(key) == Some(value))
-        })
+        labels
+            .into_iter()
+            .flatten()
+            .all(|(key, value)| own.is_some_and(|own| own.get(key) == Some(value)))
     };
     found.into_iter().filter(fits).cloned().collect()
 }

@@ -37,10 +37,8 @@ type Read<T> = Result<T, Refused>;
 
 /// Reads all rules; `session` tells that a tunnel enforces them, below HTTP.
 pub(super) fn read(object: &AuthorizationPolicy, session: bool) -> Read<Vec<Rule>> {
-    let reader = Reader {
-        namespace: object.metadata.namespace.as_deref().unwrap_or_default(),
-        session,
-    };
+    let reader =
+        Reader { namespace: object.metadata.namespace.as_deref().unwrap_or_default(), session };
     let mut rules = Vec::new();
     for (index, rule) in object.spec.rules.iter().enumerate() {
         let mut clauses = Vec::new();
@@ -236,8 +234,10 @@ mod tests {
 
     #[test]
     fn what_is_not_served_refuses_with_its_path() {
-        let request = |field: &str| serde_json::json!([{ "to": [{ "operation": { field: ["x"] } }] }]);
-        let source = |field: &str| serde_json::json!([{ "from": [{ "source": { field: ["10.0.0.1"] } }] }]);
+        let request =
+            |field: &str| serde_json::json!([{ "to": [{ "operation": { field: ["x"] } }] }]);
+        let source =
+            |field: &str| serde_json::json!([{ "from": [{ "source": { field: ["10.0.0.1"] } }] }]);
         let when = |key: &str| serde_json::json!([{ "when": [{ "key": key, "values": ["x"] }] }]);
         let cases = [
             // rules, sessions refuse, requests refuse
@@ -281,7 +281,10 @@ mod tests {
         }]);
         let rules = read(&policy(rules), true).unwrap();
         let clauses = &rules[0].clauses;
-        assert_eq!(clauses.iter().map(|clause| clause.matches.len()).collect::<Vec<_>>(), [2, 1, 1, 1]);
+        assert_eq!(
+            clauses.iter().map(|clause| clause.matches.len()).collect::<Vec<_>>(),
+            [2, 1, 1, 1]
+        );
         let first = &clauses[0].matches[0];
         assert_eq!(first.principals.any, [StringMatch::Exact("td/ns/a/sa/b".into())]);
         assert_eq!(first.source_ips.not, ["10.0.0.0/8".parse().unwrap()]);
