@@ -39,6 +39,8 @@ pub enum Level {
     Warn,
     /// A session that ended.
     Info,
+    /// A session that began.
+    Debug,
 }
 
 impl Level {
@@ -47,6 +49,7 @@ impl Level {
             Self::Error => "error",
             Self::Warn => "warn",
             Self::Info => "info",
+            Self::Debug => "debug",
         }
     }
 }

@@ -9,3 +9,4 @@
 pub mod pods;
 pub mod proof;
 pub mod protocol;
+pub mod sessions;

@@ -8,7 +8,6 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use policy::authz::{Action, Authorization, Scope};
 use routing::discovery::{
     GatewayAddress, Health, HealthPolicy, IpFamilies, LoadBalancing, LoadBalancingMode,
     LocalityScope, NetworkMode, Service, TunnelProtocol, Visibility, Workload, WorkloadType,
@@ -20,6 +19,9 @@ use time::format_description::well_known::Rfc3339;
 
 use super::Admin;
 use crate::credentials::State;
+use crate::inpod::sessions::OpenSession;
+
+mod policies;
 
 /// Everything.
 pub(super) fn dump(admin: &Admin) -> Value {
@@ -28,12 +30,12 @@ pub(super) fn dump(admin: &Admin) -> Value {
     workloads.sort_by(|a, b| a.uid.cmp(&b.uid));
     let mut services: Vec<_> = snapshot.discovery.services().collect();
     services.sort_by(|a, b| a.key.cmp(&b.key));
-    let mut policies: Vec<_> = snapshot.authorizations.policies().collect();
-    policies.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut all: Vec<_> = snapshot.authorizations.policies().collect();
+    all.sort_by(|a, b| a.name.cmp(&b.name));
     json!({
         "workloads": workloads.into_iter().map(|one| workload(one)).collect::<Vec<_>>(),
         "services": services.into_iter().map(|one| service(one, &snapshot)).collect::<Vec<_>>(),
-        "policies": policies.into_iter().map(|one| authorization(one)).collect::<Vec<_>>(),
+        "policies": all.into_iter().map(|one| policies::authorization(one)).collect::<Vec<_>>(),
         "certificates": certificates(admin),
         "workloadState": pods(admin),
         "stagedServices": {},
@@ -186,30 +188,6 @@ fn balancing(one: &LoadBalancing) -> Value {
     json!({ "routingPreferences": preferences, "mode": mode, "healthPolicy": health })
 }
 
-fn authorization(one: &Authorization) -> Value {
-    let scope = match one.scope {
-        Scope::Global => "Global",
-        Scope::Namespace => "Namespace",
-        Scope::Selector | Scope::Targets(_) => "WorkloadSelector",
-    };
-    let action = match one.action {
-        Action::Allow => "Allow",
-        Action::Deny => "Deny",
-        Action::Audit => "Audit",
-        Action::Custom => "Custom",
-    };
-    let rules: Vec<String> = one.rules.iter().map(|rule| format!("{rule:?}")).collect();
-    json!({
-        "name": one.name.name(),
-        "namespace": one.name.namespace(),
-        "scope": scope,
-        "action": action,
-        "dryRun": one.dry_run,
-        "rules": rules,
-        "unsupported": one.unsupported.as_deref(),
-    })
-}
-
 fn certificates(admin: &Admin) -> Vec<Value> {
     let time = |time: SystemTime| OffsetDateTime::from(time).format(&Rfc3339).unwrap_or_default();
     let one = |der: &[u8]| {
@@ -223,6 +201,7 @@ fn certificates(admin: &Admin) -> Vec<Value> {
         };
         let validity = parsed.as_ref().map(|one| one.validity());
         json!({
+            "pem": base64_pem(der),
             "serialNumber": serial.unwrap_or_default(),
             "validFrom": validity.map(|one| at(one.not_before.timestamp())),
             "expirationTime": validity.map(|one| at(one.not_after.timestamp())),
@@ -259,11 +238,37 @@ fn pods(admin: &Admin) -> Map<String, Value> {
                 "serviceAccount": *who.service_account,
             })
         });
-        let connections = json!({ "inbound": [], "outbound": [] });
+        let (outbound, inbound): (Vec<_>, Vec<_>) =
+            pod.sessions.all().into_iter().partition(|session| session.outbound);
+        let print = |all: Vec<OpenSession>| all.iter().map(session).collect::<Vec<_>>();
+        let connections = json!({ "inbound": print(inbound), "outbound": print(outbound) });
         let value = json!({ "state": "Up", "connections": connections, "info": info });
         (pod.uid.to_string(), value)
     };
     admin.pods.all().into_iter().map(pod).collect()
+}
+
+fn session(one: &OpenSession) -> Value {
+    json!({
+        "src": one.source.to_string(),
+        "originalDst": one.asked,
+        "actualDst": one.dialled.map(|address| address.to_string()).unwrap_or_default(),
+        "protocol": if one.hbone { "HBONE" } else { "TCP" },
+    })
+}
+
+/// The certificate's PEM text, in base64 once more.
+fn base64_pem(der: &[u8]) -> String {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    let mut pem = "-----BEGIN CERTIFICATE-----\n".to_owned();
+    let text: Vec<char> = STANDARD.encode(der).chars().collect();
+    for line in text.chunks(64) {
+        pem.extend(line);
+        pem.push('\n');
+    }
+    pem.push_str("-----END CERTIFICATE-----\n");
+    STANDARD.encode(pem)
 }
 
 fn config(admin: &Admin) -> Value {

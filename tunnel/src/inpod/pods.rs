@@ -19,6 +19,7 @@ use routing::snapshot::Snapshot;
 use routing::wire::zds;
 use tokio_util::sync::CancellationToken;
 
+use super::sessions::OpenSessions;
 use crate::credentials::{Credentials, Held};
 use crate::metrics::{Metrics, count};
 use crate::proxy::listen::{self, Listeners};
@@ -37,6 +38,8 @@ pub struct Pod {
     pub netns: NetworkNamespace,
     /// What it may have under way.
     pub share: Share,
+    /// What it has open.
+    pub sessions: OpenSessions,
     /// Uid of its workload when that does not say the pod's.
     workload_uid: Option<String>,
     credentials: Credentials,
@@ -128,6 +131,7 @@ impl Pods {
             who: pod.who.clone(),
             netns,
             share: Share::new(&settings.limits),
+            sessions: OpenSessions::default(),
             workload_uid,
             credentials: self.credentials.clone(),
             held: Mutex::default(),

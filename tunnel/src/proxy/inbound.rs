@@ -165,8 +165,7 @@ async fn session(
     (connect, _turn): (Connect, Turn),
 ) {
     let text = connect.authority().to_owned();
-    let mut record = Record::new(unknown_traffic(peer), peer.address);
-    record.destination = Some(connected);
+    let mut record = Record::new(unknown_traffic(peer), peer.address, connected);
     record.authority = Some(text.clone());
     let admitted = match admit(core, pod, peer, (connected, &text, &connect), &mut record).await {
         Ok(admitted) => admitted,

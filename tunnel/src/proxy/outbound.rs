@@ -96,8 +96,7 @@ pub(super) async fn serve(core: &Rc<Core>, pod: &Arc<Pod>, stream: TcpStream, pe
     let Some(local) = core.local(pod).await else {
         return early(target, EarlyError::UnknownPod);
     };
-    let mut record = Record::new(traffic(&local), peer);
-    record.destination = Some(target);
+    let mut record = Record::new(traffic(&local), peer, target);
     let way = {
         let snapshot = core.shared.snapshot();
         l4::resolve(&local, target, &snapshot.discovery, rand::rng().random())

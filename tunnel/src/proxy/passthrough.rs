@@ -61,8 +61,7 @@ pub(super) async fn serve(core: &Rc<Core>, pod: &Arc<Pod>, stream: TcpStream, pe
         return core.closed_early(Reporter::Destination, peer, target, &EarlyError::UnknownPod);
     };
     let caller = Peer::plain(peer);
-    let mut record = Record::new(traffic(core, &local, peer, target), peer);
-    record.destination = Some(target);
+    let record = Record::new(traffic(core, &local, peer, target), peer, target);
     if let Err(denied) = core.permit(&local, &caller, target).await {
         return core.failed(&record, Flag::Denied, &denied);
     }

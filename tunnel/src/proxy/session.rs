@@ -19,6 +19,7 @@ use super::Core;
 use super::carry::{self, Side};
 use crate::access_log::{Fields, Level};
 use crate::inpod::pods::Pod;
+use crate::inpod::sessions::OpenSession;
 use crate::metrics::{Flag, Reporter, Traffic};
 
 /// Why a session ended other than by its ends.
@@ -42,6 +43,8 @@ pub(super) struct Record {
     pub(super) traffic: Traffic,
     /// Address of the client.
     pub(super) source: SocketAddr,
+    /// What the client asked for.
+    pub(super) asked: SocketAddr,
     /// What was dialled.
     pub(super) destination: Option<SocketAddr>,
     /// Authority of the CONNECT.
@@ -56,9 +59,11 @@ pub(super) struct Watched<'a> {
 }
 
 impl Record {
-    pub(super) fn new(traffic: Traffic, source: SocketAddr) -> Self {
-        let start = Instant::now();
-        Self { start, traffic, source, destination: None, authority: None }
+    /// A session from `source` that asked for `asked`, which is dialled unless
+    /// [`Self::destination`] says otherwise later.
+    pub(super) fn new(traffic: Traffic, source: SocketAddr, asked: SocketAddr) -> Self {
+        let (start, destination) = (Instant::now(), Some(asked));
+        Self { start, traffic, source, asked, destination, authority: None }
     }
 
     fn fields(&self) -> Fields {
@@ -152,6 +157,16 @@ impl Core {
         permit: Option<Watched<'_>>,
     ) {
         let counters = self.metrics.opened(&record.traffic);
+        let _listed = pod.sessions.list(OpenSession {
+            outbound: record.traffic.reporter == Reporter::Source,
+            source: record.source,
+            asked: record.authority.clone().unwrap_or_else(|| record.asked.to_string()),
+            dialled: record.destination,
+            hbone: record.authority.is_some(),
+        });
+        if tracing::enabled!(target: "access", tracing::Level::DEBUG) {
+            self.log.access(Level::Debug, "connection opened", &record.fields());
+        }
         let result = {
             let bytes = carry::both(client, server, &counters);
             tokio::select! {
@@ -167,7 +182,7 @@ impl Core {
         let level = if result.is_ok() { Level::Info } else { Level::Error };
         let enabled = match level {
             Level::Info => tracing::enabled!(target: "access", tracing::Level::INFO),
-            Level::Warn | Level::Error => {
+            Level::Debug | Level::Warn | Level::Error => {
                 tracing::enabled!(target: "access", tracing::Level::ERROR)
             }
         };
