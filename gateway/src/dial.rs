@@ -9,6 +9,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -93,9 +94,24 @@ pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Everything needed to reach one endpoint, resolved.
-#[derive(Clone, Debug)]
+/// Everything needed to reach one endpoint, resolved, and what tells its connections apart.
+#[derive(Debug)]
 pub(crate) struct Target {
+    way: Way,
+    key: PoolKey,
+}
+
+impl Deref for Target {
+    type Target = Way;
+
+    fn deref(&self) -> &Way {
+        &self.way
+    }
+}
+
+/// The way to one endpoint.
+#[derive(Debug)]
+pub(crate) struct Way {
     /// Where TCP goes.
     address: SocketAddr,
     /// The tunnel to go through, with the certificate to use.
@@ -139,8 +155,8 @@ impl Target {
         let tunnel = match tunnel {
             None => None,
             Some(tunnel) => {
-                let own = worker.shared.credential.current().ok_or(DialError::NoCertificate)?;
-                Some((tunnel.clone(), own))
+                let own = worker.credential().ok_or(DialError::NoCertificate)?;
+                Some((tunnel.clone(), Arc::clone(&own)))
             }
         };
         let address = match to {
@@ -148,9 +164,18 @@ impl Target {
             Dial::Name(name, port) => resolve(&name, port).await?,
         };
         let visited = matches!(hop, Hop::Waypoint(_)).then(|| passed(worker, visited.as_deref()));
-        Ok(Self { address, tunnel, endpoint: endpoint.cloned(), tls, protocol, visited })
+        let endpoint = endpoint.cloned();
+        let way = Way { address, tunnel, endpoint, tls, protocol, visited };
+        Ok(Self { key: way.pool_key(), way })
     }
 
+    /// What makes a connection to this target differ from any other.
+    pub(crate) fn key(&self) -> &PoolKey {
+        &self.key
+    }
+}
+
+impl Way {
     /// The workload that was chosen.
     pub(crate) fn endpoint(&self) -> Option<&Arc<Workload>> {
         self.endpoint.as_ref()
@@ -177,8 +202,7 @@ impl Target {
         }
     }
 
-    /// What makes a connection to this target differ from any other.
-    pub(crate) fn pool_key(&self) -> PoolKey {
+    fn pool_key(&self) -> PoolKey {
         let tunnel = self.tunnel.as_ref();
         let name = match tunnel.map(|(tunnel, _)| &tunnel.authority) {
             Some(Authority::Name(name, _)) => Some(Arc::clone(name)),

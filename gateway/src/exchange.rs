@@ -33,11 +33,11 @@ use routing::matching::Head;
 
 pub(crate) use admit::{decide, targets_of_service, targets_of_workload};
 pub(crate) use choose::{Backend, Chosen, of_target};
-pub(crate) use finish::ends;
+pub(crate) use finish::{To, ends};
 
 use crate::http::{Downstream, ResponseHead};
 use crate::reply::Refusal;
-use crate::state::Loaded;
+use crate::state::OfCore;
 use crate::trace::RequestSpan;
 use crate::worker::Worker;
 use finish::Record;
@@ -95,7 +95,7 @@ impl Arrival {
 pub(crate) struct Asked<'a> {
     pub(crate) worker: &'a Rc<Worker>,
     pub(crate) arrival: &'a Arrival,
-    pub(crate) loaded: &'a Arc<Loaded>,
+    pub(crate) loaded: &'a Rc<OfCore>,
     /// Address of the first client, as far as trusted hops tell.
     pub(crate) remote: IpAddr,
     /// True if it is a gRPC call.
@@ -121,7 +121,7 @@ impl From<Refusal> for Ending {
 
 /// Serves one request to its end.
 pub(crate) async fn run(worker: &Rc<Worker>, arrival: &Arrival, down: &mut Downstream) {
-    let loaded = worker.shared.state.load();
+    let loaded = worker.load();
     let trusted = if matches!(arrival.entry, Entry::Port(_)) { loaded.trusted_hops() } else { 0 };
     let asked = Asked {
         worker,
@@ -145,21 +145,21 @@ pub(crate) async fn run(worker: &Rc<Worker>, arrival: &Arrival, down: &mut Downs
 }
 
 /// The steps, in order.
-async fn attempt(
-    asked: &Asked<'_>,
+async fn attempt<'a>(
+    asked: &Asked<'a>,
     down: &mut Downstream,
-    record: &mut Record,
+    record: &mut Record<'a>,
 ) -> Result<(), Ending> {
     let matched = match_route::match_route(asked, &Head::of(down.head()))?;
-    record.rule = matched.rule.cloned();
-    record.service = matched.service.cloned();
+    record.rule = matched.rule;
+    record.service = matched.service;
     let permit = admit::admit(asked.loaded, asked.arrival, asked.remote, down.head())
         .map_err(Refusal::Denied)?;
     let mut plan = edit::plan(asked, &matched, down.head())?;
     let backend = choose::backend(asked, &permit, &matched)?;
     plan.add(asked, &matched, backend.filters(), down.head())?;
     if let Backend::Service { service, .. } = &backend {
-        record.service.get_or_insert_with(|| Arc::clone(service));
+        record.service = record.service.or(Some(service));
     }
     let head = edit::request_head(asked, &plan, down)?;
     record.forwarded_for = head.headers.get(&forwarded::FOR).cloned();
@@ -171,7 +171,7 @@ async fn attempt(
 }
 
 /// Answers for the gateway itself.
-async fn end(asked: &Asked<'_>, down: &mut Downstream, ending: Ending, record: &mut Record) {
+async fn end(asked: &Asked<'_>, down: &mut Downstream, ending: Ending, record: &mut Record<'_>) {
     let (head, body) = match ending {
         Ending::Refused(refusal) => {
             let answer = refusal.answer();

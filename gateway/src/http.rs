@@ -58,9 +58,10 @@ pub enum Protocol {
 }
 
 /// What the framing of a message says about its body.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Body {
     /// There is none.
+    #[default]
     None,
     /// This many bytes, never zero.
     Length(u64),

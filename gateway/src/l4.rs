@@ -24,11 +24,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access_log;
 use crate::dial::Target;
-use crate::exchange::{Arrival, Backend, Chosen, Entry, decide, ends, of_target};
+use crate::exchange::{Arrival, Backend, Chosen, Entry, To, decide, ends, of_target};
 use crate::http::{ByteStream, Protocol};
 use crate::metrics::Connection;
 use crate::reply::{Flag, Refusal};
-use crate::state::Loaded;
+use crate::state::OfCore;
 use crate::worker::Worker;
 
 /// Endpoints tried before the connection is given up.
@@ -45,7 +45,7 @@ pub(crate) async fn carry(
     drain: &CancellationToken,
 ) {
     let (start, begun) = (SystemTime::now(), Instant::now());
-    let loaded = worker.shared.state.load();
+    let loaded = worker.load();
     let mut session = Session {
         worker,
         loaded: &loaded,
@@ -71,11 +71,11 @@ pub(crate) async fn carry(
 /// One connection, and what is noted while it runs.
 struct Session<'a> {
     worker: &'a Rc<Worker>,
-    loaded: &'a Arc<Loaded>,
+    loaded: &'a Rc<OfCore>,
     arrival: &'a Arrival,
     rule: Option<Arc<Rule>>,
-    service: Option<Arc<Service>>,
-    target: Option<Target>,
+    service: Option<&'a Arc<Service>>,
+    target: Option<Rc<Target>>,
     counted: Option<Connection>,
     /// Bytes from the client.
     received: Rc<Cell<u64>>,
@@ -83,7 +83,7 @@ struct Session<'a> {
     sent: Rc<Cell<u64>>,
 }
 
-impl Session<'_> {
+impl<'a> Session<'a> {
     async fn run(
         &mut self,
         stream: impl ByteStream,
@@ -94,7 +94,7 @@ impl Session<'_> {
         let rule = self.rule.clone();
         let backend = self.backend(rule.as_deref())?;
         if let Backend::Service { service, .. } = &backend {
-            self.service = Some(Arc::clone(service));
+            self.service = Some(service);
         }
         let upstream = self.connect(&backend).await?;
         let counted = self.count(Flag::None);
@@ -114,23 +114,21 @@ impl Session<'_> {
     }
 
     /// Where the connection goes.
-    fn backend<'r>(&self, rule: Option<&'r Rule>) -> Result<Backend<'r>, Refusal> {
+    fn backend(&self, rule: Option<&Rule>) -> Result<Backend<'a>, Refusal> {
         if let Some(rule) = rule {
             let chosen = split::choose(&rule.backends, self.worker.roll());
             return of_target(self.loaded, &chosen.map_err(Refusal::NoBackend)?.target, &[]);
         }
         match &self.arrival.entry {
             Entry::Service(service, port) => {
-                Ok(Backend::Service { service: Arc::clone(service), port: *port, filters: &[] })
+                Ok(Backend::Service { service, port: *port, filters: &[] })
             }
-            Entry::Workload(workload, port) => {
-                Ok(Backend::Workload { workload: Arc::clone(workload), port: *port })
-            }
+            Entry::Workload(workload, port) => Ok(Backend::Workload { workload, port: *port }),
             Entry::Port(_) => Err(Refusal::NoRoute),
         }
     }
 
-    async fn connect(&mut self, backend: &Backend<'_>) -> Result<Box<dyn ByteStream>, Refusal> {
+    async fn connect(&mut self, backend: &Backend<'a>) -> Result<Box<dyn ByteStream>, Refusal> {
         let visited = self.arrival.visited.as_ref();
         let mut chosen = Chosen::new(self.worker, self.loaded, backend, Protocol::Sniff, visited)?;
         let mut failure = Refusal::Connect("no endpoint is left".into());
@@ -138,7 +136,7 @@ impl Session<'_> {
             let Some(target) = chosen.next().await else { break };
             let error = match target {
                 Ok(target) => {
-                    self.target = Some(target.clone());
+                    self.target = Some(Rc::clone(&target));
                     let dialed = Box::pin(target.dial_raw(self.worker)).await;
                     if let Some(endpoint) = target.endpoint() {
                         self.worker.attempted(&endpoint.uid, dialed.is_ok());
@@ -159,16 +157,18 @@ impl Session<'_> {
     }
 
     fn count(&self, flag: Flag) -> Connection {
-        let endpoint = self.target.as_ref().and_then(Target::endpoint).cloned();
-        let tunnelled = self.target.as_ref().is_some_and(Target::is_tunnelled);
-        let to = (self.service.clone(), endpoint, tunnelled);
+        let to = To {
+            service: self.service,
+            endpoint: self.target.as_deref().and_then(|target| target.endpoint()),
+            tunnelled: self.target.as_deref().is_some_and(|target| target.is_tunnelled()),
+        };
         let ends = ends(self.worker, self.loaded, self.arrival, to);
         self.worker.metrics.borrow_mut().connection(self.loaded.snapshot.revision, &ends, flag)
     }
 
     fn log(&self, start: SystemTime, duration: Duration, refusal: Option<&Refusal>) {
         let answer = refusal.map(Refusal::answer);
-        let cluster = self.service.as_ref().map(|service| service.key.to_string());
+        let cluster = self.service.map(|service| service.key.to_string());
         let failure = match refusal {
             Some(Refusal::Connect(why)) => Some(&**why),
             _ => None,
@@ -183,7 +183,7 @@ impl Session<'_> {
             received: self.received.get(),
             sent: self.sent.get(),
             duration,
-            upstream: self.target.as_ref().map(Target::address),
+            upstream: self.target.as_deref().map(|target| target.address()),
             cluster: cluster.as_deref(),
             local: self.arrival.local,
             remote: self.arrival.peer.address,
@@ -199,7 +199,7 @@ async fn withdrawn(worker: &Worker, arrival: &Arrival) -> Refusal {
     let mut changes = worker.shared.state.changes();
     let remote = arrival.peer.address.ip().to_canonical();
     while changes.changed().await.is_ok() {
-        let loaded = worker.shared.state.load();
+        let loaded = worker.load();
         if let Err(denied) = decide(&loaded, arrival, remote, None) {
             return Refusal::Denied(denied);
         }

@@ -22,7 +22,7 @@ use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
 
 pub use labels::{Ends, Reporter, RequestProtocol};
-use labels::{Key, LabelSet};
+use labels::{Key, LabelSet, Pins};
 use series::{HttpSeries, TcpSeries, write_counters, write_histograms};
 
 use crate::reply::Flag;
@@ -61,11 +61,11 @@ impl Metrics {
         lock(&self.tcp).retain(|labels, _| !labels.workloads().any(&gone));
     }
 
-    fn http(&self, key: &Key, ends: &Ends) -> Arc<HttpSeries> {
+    fn http(&self, key: &Key, ends: &Ends<'_>) -> Arc<HttpSeries> {
         Arc::clone(lock(&self.http).entry(LabelSet::new(key, ends)).or_default())
     }
 
-    fn tcp(&self, key: &Key, ends: &Ends) -> Arc<TcpSeries> {
+    fn tcp(&self, key: &Key, ends: &Ends<'_>) -> Arc<TcpSeries> {
         Arc::clone(lock(&self.tcp).entry(LabelSet::new(key, ends)).or_default())
     }
 }
@@ -79,8 +79,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct PerCore {
     metrics: Arc<Metrics>,
     revision: u64,
-    http: HashMap<Key, (Arc<HttpSeries>, Ends)>,
-    tcp: HashMap<Key, (Arc<TcpSeries>, Ends)>,
+    http: HashMap<Key, (Arc<HttpSeries>, Pins)>,
+    tcp: HashMap<Key, (Arc<TcpSeries>, Pins)>,
 }
 
 impl PerCore {
@@ -90,24 +90,25 @@ impl PerCore {
     }
 
     /// Counts a request that is over, as of the snapshot of `revision`.
-    pub fn request(&mut self, revision: u64, ends: &Ends, outcome: &Outcome) {
+    pub fn request(&mut self, revision: u64, ends: &Ends<'_>, outcome: &Outcome) {
         self.renew(revision);
         let key = Key::http(ends, outcome);
         let metrics = &self.metrics;
-        // The ends are kept so that no other object gets the address of one in the key.
-        let (series, _) =
-            self.http.entry(key).or_insert_with_key(|key| (metrics.http(key, ends), ends.clone()));
+        let (series, _) = self
+            .http
+            .entry(key)
+            .or_insert_with_key(|key| (metrics.http(key, ends), Pins::new(ends)));
         series.count(outcome);
     }
 
     /// The series of a connection below HTTP.
-    pub fn connection(&mut self, revision: u64, ends: &Ends, flag: Flag) -> Connection {
+    pub fn connection(&mut self, revision: u64, ends: &Ends<'_>, flag: Flag) -> Connection {
         self.renew(revision);
         let metrics = &self.metrics;
         let (series, _) = self
             .tcp
             .entry(Key::tcp(ends, flag))
-            .or_insert_with_key(|key| (metrics.tcp(key, ends), ends.clone()));
+            .or_insert_with_key(|key| (metrics.tcp(key, ends), Pins::new(ends)));
         Connection(Arc::clone(series))
     }
 

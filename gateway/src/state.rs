@@ -5,9 +5,10 @@
 //! Owns the one pointer that all cores read. A request loads it once and keeps
 //! what it got; sessions that last subscribe to [`State::changes`].
 
+use std::ops::Deref;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use policy::authz::Target;
 use routing::discovery::{NetworkAddress, Workload};
 use routing::listener::GatewayName;
@@ -51,6 +52,29 @@ impl Loaded {
     }
 }
 
+/// What one core has in use, which counts references to it without the other cores.
+#[derive(Debug)]
+pub(crate) struct OfCore(Arc<Loaded>);
+
+impl OfCore {
+    pub(crate) fn new(loaded: Arc<Loaded>) -> Self {
+        Self(loaded)
+    }
+
+    /// Tells whether it is `other`.
+    pub(crate) fn is(&self, other: &Arc<Loaded>) -> bool {
+        Arc::ptr_eq(&self.0, other)
+    }
+}
+
+impl Deref for OfCore {
+    type Target = Loaded;
+
+    fn deref(&self) -> &Loaded {
+        &self.0
+    }
+}
+
 /// The pointer to what is in use.
 #[derive(Debug)]
 pub(crate) struct State {
@@ -75,6 +99,11 @@ impl State {
     /// What is in use now.
     pub(crate) fn load(&self) -> Arc<Loaded> {
         self.loaded.load_full()
+    }
+
+    /// What is in use now, to be looked at for a moment.
+    pub(crate) fn peek(&self) -> Guard<Arc<Loaded>> {
+        self.loaded.load()
     }
 
     /// Takes `snapshot` into use: every request from now on sees it.

@@ -6,32 +6,37 @@
 //! never leaves it, so nothing here takes a lock. What all cores share is in
 //! [`Shared`].
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::cell::{Cell, Ref, RefCell};
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use http::HeaderValue;
+use policy::identity::Identity;
+use policy::peer::Peer;
 use rand::RngCore as _;
 use routing::backend::{BackendTls, BackendTlsName, Secret};
 use routing::balance::outlier::{Limits as OutlierLimits, Outliers};
 use routing::balance::{Candidate, Candidates, Rolls, Want};
-use routing::discovery::{Service, ServiceKey};
+use routing::discovery::{Service, Workload};
+use routing::l4;
 use routing::listener::{Listener, ListenerName, Protocol};
 use rustls::ServerConfig;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tunnel::credentials::Held;
+use tunnel::credentials::{Credential, Held};
 use tunnel::hbone;
 
 use crate::access_log::AccessLog;
-use crate::http::{Limits, Pool, PoolKey};
+use crate::dial::{DialError, Target, Terms};
+use crate::http::{Limits, Pool, PoolKey, Protocol as HttpProtocol};
 use crate::listen::Listening;
 use crate::metrics::{Metrics, PerCore};
 use crate::settings::Settings;
-use crate::state::{Loaded, State};
+use crate::state::{Loaded, OfCore, State};
 use crate::tls::client::Client;
 use crate::tls::{self, TlsError};
 use crate::trace::Traces;
@@ -93,6 +98,12 @@ pub(crate) struct Worker {
     pub(crate) upstreams: Pool<PoolKey>,
     pub(crate) tunnels: hbone::pool::Pool,
     pub(crate) metrics: RefCell<PerCore>,
+    /// What was in use when this core last looked: cores count references to it on their own.
+    loaded: RefCell<Rc<OfCore>>,
+    /// Identities that peers proved; as many as the mesh has.
+    identities: RefCell<HashSet<Identity>>,
+    /// The own certificate, as the last change told.
+    credential: Rc<RefCell<Option<Arc<Credential>>>>,
     rolls: RefCell<Rolls>,
     outliers: RefCell<Outliers<Arc<str>>>,
     candidates: RefCell<CandidateCache>,
@@ -115,6 +126,9 @@ impl Worker {
             upstreams,
             tunnels,
             metrics: RefCell::new(PerCore::new(Arc::clone(&shared.metrics))),
+            loaded: RefCell::new(Rc::new(OfCore::new(shared.state.load()))),
+            identities: RefCell::default(),
+            credential: Rc::new(RefCell::new(shared.credential.current())),
             rolls: RefCell::new(Rolls::new(rand::rng().next_u64())),
             outliers: RefCell::new(Outliers::new(OutlierLimits::default())),
             candidates: RefCell::default(),
@@ -126,7 +140,29 @@ impl Worker {
             shared,
         };
         worker.follow_changes();
+        worker.follow_credential();
         worker
+    }
+
+    /// Keeps this core's copy of the certificate that of the process.
+    fn follow_credential(&self) {
+        let (held, copy) = (self.shared.credential.clone(), Rc::clone(&self.credential));
+        tokio::task::spawn_local(async move {
+            let mut changes = held.changes();
+            loop {
+                changes.mark_unchanged();
+                copy.replace(held.current());
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// The own certificate, unless there is none or it has expired.
+    pub(crate) fn credential(&self) -> Option<Ref<'_, Arc<Credential>>> {
+        let credential = Ref::filter_map(self.credential.borrow(), Option::as_ref);
+        credential.ok().filter(|credential| credential.is_valid_at(SystemTime::now()))
     }
 
     /// Lets go of connections to workloads that are gone, whenever the world changes.
@@ -147,6 +183,29 @@ impl Worker {
                 });
             }
         });
+    }
+
+    /// What is in use now.
+    pub(crate) fn load(&self) -> Rc<OfCore> {
+        let now = self.shared.state.peek();
+        let mut loaded = self.loaded.borrow_mut();
+        if !loaded.is(&now) {
+            *loaded = Rc::new(OfCore::new(Arc::clone(&now)));
+        }
+        Rc::clone(&loaded)
+    }
+
+    /// The same peer, its identity one object with that of earlier peers who proved it.
+    pub(crate) fn known(&self, peer: &Arc<Peer>) -> Arc<Peer> {
+        let Some(identity) = &peer.identity else { return Arc::clone(peer) };
+        let mut identities = self.identities.borrow_mut();
+        match identities.get(identity) {
+            Some(known) => Arc::new(Peer::proven(known.clone(), peer.address)),
+            None => {
+                identities.insert(identity.clone());
+                Arc::clone(peer)
+            }
+        }
     }
 
     /// A uniform number.
@@ -180,15 +239,53 @@ impl Worker {
         let mut cache = self.candidates.borrow_mut();
         let revision = loaded.snapshot.revision;
         if cache.revision != revision {
-            cache.revision = revision;
-            cache.by_port.clear();
+            *cache = CandidateCache { revision, ..CandidateCache::default() };
         }
-        let key = (service.key.clone(), port);
-        let found = cache.by_port.entry(key).or_insert_with(|| {
+        // Keeping the service keeps its place from being another's.
+        let key = (Arc::as_ptr(service).addr(), port);
+        let (found, _) = cache.by_port.entry(key).or_insert_with(|| {
             let endpoints = loaded.snapshot.discovery.endpoints(&service.key);
-            Rc::new(Candidates::of(&loaded.own, service, endpoints, Want::Port(port)))
+            let found = Candidates::of(&loaded.own, service, endpoints, Want::Port(port));
+            (Rc::new(found), Arc::clone(service))
         });
         Rc::clone(found)
+    }
+
+    /// The way to `candidate` of `service`, made once per snapshot and certificate.
+    ///
+    /// # Errors
+    ///
+    /// As [`Target::new`].
+    pub(crate) async fn target(
+        &self,
+        candidate: &Candidate,
+        service: &Arc<Service>,
+        terms: &Terms,
+        family: IpAddr,
+    ) -> Option<Result<Rc<Target>, DialError>> {
+        let place = TargetPlace {
+            workload: Arc::as_ptr(&candidate.workload).addr(),
+            port: candidate.port,
+            service: Arc::as_ptr(service).addr(),
+            tls: terms.tls.as_ref().map_or(0, |tls| Arc::as_ptr(tls).addr()),
+            protocol: terms.protocol,
+            epoch: self.credential().map(|credential| credential.epoch()),
+        };
+        if let Some((target, _)) = self.candidates.borrow().targets.get(&place) {
+            return Some(Ok(Rc::clone(target)));
+        }
+        let hop = l4::hop_to_endpoint(&candidate.workload, Some(service), candidate.port, family)?;
+        // A name is resolved anew each time.
+        let named = candidate.workload.addresses.is_empty();
+        let target = match Target::new(self, &hop, terms.clone()).await {
+            Ok(target) => Rc::new(target),
+            Err(error) => return Some(Err(error)),
+        };
+        if !named {
+            let kept = (Rc::clone(&target), Arc::clone(&candidate.workload));
+            self.candidates.borrow_mut().targets.insert(place, kept);
+        }
+        Some(Ok(target))
     }
 
     /// A choice among `candidates`; those in `tried`, and those that failed lately, come last.
@@ -280,7 +377,19 @@ impl Worker {
 #[derive(Debug, Default)]
 struct CandidateCache {
     revision: u64,
-    by_port: HashMap<(ServiceKey, u16), Rc<Candidates>>,
+    by_port: HashMap<(usize, u16), (Rc<Candidates>, Arc<Service>)>,
+    targets: HashMap<TargetPlace, (Rc<Target>, Arc<Workload>)>,
+}
+
+/// What makes the way to one endpoint differ from others, by the places of what it is made of.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+struct TargetPlace {
+    workload: usize,
+    port: u16,
+    service: usize,
+    tls: usize,
+    protocol: HttpProtocol,
+    epoch: Option<u64>,
 }
 
 /// TLS towards a backend, and what it was made of.

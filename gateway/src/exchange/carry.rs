@@ -6,7 +6,8 @@
 //! is next is `choose`'s, and whether a failure is worth another attempt is
 //! policy's.
 
-use std::sync::Arc;
+use std::borrow::Cow;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use policy::retry::{Failure, Retry as RetryRule};
@@ -36,7 +37,7 @@ pub(super) struct Carrying<'a> {
     /// When the whole exchange must be over.
     deadline: Option<Instant>,
     timeouts: Timeouts,
-    retry: RetryRule,
+    retry: Cow<'a, RetryRule>,
 }
 
 /// Why one attempt failed, and how far it got.
@@ -53,7 +54,8 @@ impl<'a> Carrying<'a> {
         plan: &'a Plan<'a>,
     ) -> Self {
         let timeouts = matched.rule.map_or_else(Timeouts::default, |rule| rule.timeouts);
-        let retry = matched.rule.map_or_else(RetryRule::default, |rule| rule.retry.clone());
+        let retry = matched.rule.map(|rule| Cow::Borrowed(&rule.retry));
+        let retry = retry.unwrap_or_else(|| Cow::Owned(RetryRule::default()));
         let deadline = timeouts.deadline(asked.started);
         let bodies = Carry::new(&asked.worker.shared.http_limits);
         Self { asked, backend, plan, last: None, bodies, deadline, timeouts, retry }
@@ -73,7 +75,7 @@ impl<'a> Carrying<'a> {
         &mut self,
         down: &mut Downstream,
         head: RequestHead,
-        record: &mut Record,
+        record: &mut Record<'_>,
     ) -> Result<(), Refusal> {
         let protocol = self.backend.protocol(self.asked.grpc, down.upgrade().is_some());
         let Asked { worker, loaded, arrival, .. } = self.asked;
@@ -121,10 +123,10 @@ impl<'a> Carrying<'a> {
     /// One attempt, up to the head of the response.
     async fn once(
         &mut self,
-        chosen: &mut Chosen,
+        chosen: &mut Chosen<'_>,
         down: &mut Downstream,
         head: &RequestHead,
-        record: &mut Record,
+        record: &mut Record<'_>,
     ) -> Result<(Upstream, ResponseHead), Fault> {
         let begun = Instant::now();
         record.attempt_deadline = self.timeouts.attempt_deadline(begun, self.deadline);
@@ -138,12 +140,12 @@ impl<'a> Carrying<'a> {
             Some(answered) => answered,
             None => return Err(self.timed_out()),
         };
-        let uid = target.endpoint().map(|endpoint| Arc::clone(&endpoint.uid));
+        let uid = target.endpoint().map(|endpoint| &endpoint.uid);
         match answered {
             Ok(answer) => {
                 record.service_time = Some(begun.elapsed());
                 if let Some(uid) = uid {
-                    self.asked.worker.attempted(&uid, true);
+                    self.asked.worker.attempted(uid, true);
                 }
                 let failure = Failure::Status(answer.status.as_u16());
                 let fault = Fault { refusal: Refusal::UpstreamGone, failure: Some(failure) };
@@ -154,7 +156,7 @@ impl<'a> Carrying<'a> {
             }
             Err(error) => {
                 if let (Side::Upstream, Some(uid)) = (error.side(), uid) {
-                    self.asked.worker.attempted(&uid, false);
+                    self.asked.worker.attempted(uid, false);
                 }
                 Err(fault(&error))
             }
@@ -163,20 +165,19 @@ impl<'a> Carrying<'a> {
 
     async fn connect(
         &self,
-        chosen: &mut Chosen,
-        record: &mut Record,
-    ) -> Result<(Target, Upstream), Fault> {
+        chosen: &mut Chosen<'_>,
+        record: &mut Record<'_>,
+    ) -> Result<(Rc<Target>, Upstream), Fault> {
         let target = match chosen.next().await {
             Some(Ok(target)) => target,
             Some(Err(error)) => return Err(unreachable(&error)),
             None => return Err(self.out_of_endpoints()),
         };
         let worker = self.asked.worker;
-        record.endpoint = target.endpoint().cloned();
-        record.upstream = Some(target.address());
-        record.tunnelled = target.is_tunnelled();
-        let key = target.pool_key();
-        let got = worker.upstreams.get(&key, target.protocol(), async || target.dial(worker).await);
+        record.target = Some(Rc::clone(&target));
+        let got = worker
+            .upstreams
+            .get(target.key(), target.protocol(), async || target.dial(worker).await);
         match got.await {
             Ok(up) => Ok((target, up)),
             Err(error) => {
@@ -197,7 +198,7 @@ impl<'a> Carrying<'a> {
         down: &mut Downstream,
         up: Upstream,
         mut answer: ResponseHead,
-        record: &mut Record,
+        record: &mut Record<'_>,
     ) -> Result<(), Refusal> {
         self.plan.response(&mut answer);
         record.code = answer.status.as_u16();
@@ -238,7 +239,7 @@ impl<'a> Carrying<'a> {
 async fn withdrawn(asked: &Asked<'_>, head: &http::request::Parts) -> Refusal {
     let mut changes = asked.worker.shared.state.changes();
     while changes.changed().await.is_ok() {
-        let loaded = asked.worker.shared.state.load();
+        let loaded = asked.worker.load();
         if let Err(denied) = admit::admit(&loaded, asked.arrival, asked.remote, head) {
             return Refusal::Denied(denied);
         }

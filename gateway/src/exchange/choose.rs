@@ -35,7 +35,7 @@ pub(crate) enum Backend<'a> {
     /// A port of a service.
     Service {
         /// The service.
-        service: Arc<Service>,
+        service: &'a Arc<Service>,
         /// Its port.
         port: u16,
         /// Filters for what goes there.
@@ -44,7 +44,7 @@ pub(crate) enum Backend<'a> {
     /// A port of one workload.
     Workload {
         /// The workload.
-        workload: Arc<Workload>,
+        workload: &'a Arc<Workload>,
         /// Its port.
         port: u16,
     },
@@ -105,13 +105,8 @@ pub(super) fn backend<'a>(
         return of_target(asked.loaded, &chosen.target, &chosen.filters);
     }
     match (matched.service, matched.workload) {
-        (Some(service), _) => {
-            let service = Arc::clone(service);
-            Ok(Backend::Service { service, port: matched.port, filters: &[] })
-        }
-        (None, Some(workload)) => {
-            Ok(Backend::Workload { workload: Arc::clone(workload), port: matched.port })
-        }
+        (Some(service), _) => Ok(Backend::Service { service, port: matched.port, filters: &[] }),
+        (None, Some(workload)) => Ok(Backend::Workload { workload, port: matched.port }),
         (None, None) => Err(Refusal::NoRoute),
     }
 }
@@ -122,7 +117,7 @@ pub(super) fn backend<'a>(
 ///
 /// [`Refusal::NoBackend`] or [`Refusal::UnknownService`].
 pub(crate) fn of_target<'a>(
-    loaded: &Loaded,
+    loaded: &'a Loaded,
     target: &BackendTarget,
     filters: &'a [Filter],
 ) -> Result<Backend<'a>, Refusal> {
@@ -130,7 +125,7 @@ pub(crate) fn of_target<'a>(
         BackendTarget::Service { key, port } => {
             let service = loaded.snapshot.discovery.service(key);
             let service = service.ok_or_else(|| Refusal::UnknownService(key.clone()))?;
-            Ok(Backend::Service { service: Arc::clone(service), port: *port, filters })
+            Ok(Backend::Service { service, port: *port, filters })
         }
         BackendTarget::Invalid { reason } => {
             Err(Refusal::NoBackend(split::NoBackend::Invalid(Arc::clone(reason))))
@@ -140,23 +135,23 @@ pub(crate) fn of_target<'a>(
 
 /// The endpoints of one backend, one after another.
 #[derive(Debug)]
-pub(crate) struct Chosen {
-    worker: Rc<Worker>,
-    loaded: Arc<Loaded>,
-    order: Order,
+pub(crate) struct Chosen<'a> {
+    worker: &'a Worker,
+    loaded: &'a Loaded,
+    order: Order<'a>,
     terms: Terms,
     tried: Vec<Arc<str>>,
 }
 
 #[derive(Debug)]
-enum Order {
+enum Order<'a> {
     /// Any of these, by chance.
-    Endpoints { candidates: Rc<Candidates>, service: Arc<Service> },
+    Endpoints { candidates: Rc<Candidates>, service: &'a Arc<Service> },
     /// These, in order.
     Hops(IntoIter<Hop>),
 }
 
-impl Chosen {
+impl<'a> Chosen<'a> {
     /// The endpoints of `backend`, to speak `protocol` with, for a request that has passed the
     /// waypoints `visited`.
     ///
@@ -164,9 +159,9 @@ impl Chosen {
     ///
     /// Why there is none, or nothing may be sent to them.
     pub(crate) fn new(
-        worker: &Rc<Worker>,
-        loaded: &Arc<Loaded>,
-        backend: &Backend<'_>,
+        worker: &'a Worker,
+        loaded: &'a Loaded,
+        backend: &Backend<'a>,
         protocol: Protocol,
         visited: Option<&Arc<str>>,
     ) -> Result<Self, Refusal> {
@@ -179,7 +174,7 @@ impl Chosen {
                     if candidates.is_empty() {
                         return Err(Refusal::NoEndpoint(service.key.clone()));
                     }
-                    let order = Order::Endpoints { candidates, service: Arc::clone(service) };
+                    let order = Order::Endpoints { candidates, service };
                     (order, backend_tls(worker, loaded, &service.key, *port)?)
                 }
             }
@@ -196,7 +191,6 @@ impl Chosen {
             (Some(_), Protocol::Http1) => Protocol::Sniff,
             (_, protocol) => protocol,
         };
-        let (worker, loaded) = (Rc::clone(worker), Arc::clone(loaded));
         let terms = Terms { tls, protocol, visited: visited.cloned() };
         Ok(Self { worker, loaded, order, terms, tried: Vec::new() })
     }
@@ -206,18 +200,18 @@ impl Chosen {
     /// # Errors
     ///
     /// [`DialError`] if this one cannot be dialled at all.
-    pub(crate) async fn next(&mut self) -> Option<Result<Target, DialError>> {
+    pub(crate) async fn next(&mut self) -> Option<Result<Rc<Target>, DialError>> {
         let hop = match &mut self.order {
             Order::Hops(hops) => hops.next()?,
             Order::Endpoints { candidates, service } => {
                 let candidate = self.worker.pick(candidates, &self.tried)?;
                 self.tried.push(Arc::clone(&candidate.workload.uid));
                 let family = service.addresses.first().map(|vip| vip.range.addr());
-                let family = family.unwrap_or_else(|| own_address(&self.loaded));
-                l4::hop_to_endpoint(&candidate.workload, Some(service), candidate.port, family)?
+                let family = family.unwrap_or_else(|| own_address(self.loaded));
+                return self.worker.target(candidate, service, &self.terms, family).await;
             }
         };
-        Some(Target::new(&self.worker, &hop, self.terms.clone()).await)
+        Some(Target::new(self.worker, &hop, self.terms.clone()).await.map(Rc::new))
     }
 }
 
@@ -243,7 +237,7 @@ fn waypoint(
     loaded: &Loaded,
     service: &Service,
     port: u16,
-) -> Result<Order, Refusal> {
+) -> Result<Order<'static>, Refusal> {
     let vip = service.addresses.first().map(|vip| vip.range.addr());
     let vip = vip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let discovery = &loaded.snapshot.discovery;

@@ -2,7 +2,7 @@
 
 //! What is left of an exchange: metrics and a line in the access log.
 
-use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,6 +13,7 @@ use routing::route::Rule;
 
 use super::{Arrival, Asked};
 use crate::access_log::{Entry, HttpEntry};
+use crate::dial::Target;
 use crate::http::{Downstream, Moved};
 use crate::metrics::{Ends, Outcome, Reporter, RequestProtocol};
 use crate::reply::{Flag, Refusal};
@@ -23,14 +24,12 @@ use crate::worker::Worker;
 
 /// What is noted while an exchange runs.
 #[derive(Debug)]
-pub(crate) struct Record {
+pub(crate) struct Record<'a> {
     start: SystemTime,
-    pub(super) rule: Option<Arc<Rule>>,
-    pub(super) service: Option<Arc<Service>>,
-    pub(super) endpoint: Option<Arc<Workload>>,
-    pub(super) upstream: Option<SocketAddr>,
-    /// The hop to the endpoint is in mutual TLS of the mesh.
-    pub(super) tunnelled: bool,
+    pub(super) rule: Option<&'a Arc<Rule>>,
+    pub(super) service: Option<&'a Arc<Service>>,
+    /// The endpoint that was tried last.
+    pub(super) target: Option<Rc<Target>>,
     pub(super) attempts: u32,
     pub(super) attempt_deadline: Option<Instant>,
     pub(super) code: u16,
@@ -45,15 +44,13 @@ pub(crate) struct Record {
     refusal: Option<Refusal>,
 }
 
-impl Record {
+impl Record<'_> {
     pub(super) fn new(start: SystemTime) -> Self {
         Self {
             start,
             rule: None,
             service: None,
-            endpoint: None,
-            upstream: None,
-            tunnelled: false,
+            target: None,
             attempts: 0,
             attempt_deadline: None,
             code: 0,
@@ -74,7 +71,7 @@ impl Record {
 }
 
 /// Counts and logs an exchange that is over.
-pub(super) fn finish(mut asked: Asked<'_>, down: &Downstream, record: Record) {
+pub(super) fn finish(mut asked: Asked<'_>, down: &Downstream, record: Record<'_>) {
     let answer = record.refusal.as_ref().map(Refusal::answer);
     let flag = answer.map_or(Flag::None, |answer| answer.flag);
     let code = match (record.code, answer) {
@@ -92,12 +89,13 @@ pub(super) fn finish(mut asked: Asked<'_>, down: &Downstream, record: Record) {
         request_bytes: record.moved.request,
         response_bytes: record.moved.response + record.own_bytes,
     };
-    let ends = ends(
-        asked.worker,
-        asked.loaded,
-        asked.arrival,
-        (record.service.clone(), record.endpoint.clone(), record.tunnelled),
-    );
+    let target = record.target.as_deref();
+    let to = To {
+        service: record.service,
+        endpoint: target.and_then(|target| target.endpoint()),
+        tunnelled: target.is_some_and(|target| target.is_tunnelled()),
+    };
+    let ends = ends(asked.worker, asked.loaded, asked.arrival, to);
     let revision = asked.loaded.snapshot.revision;
     asked.worker.metrics.borrow_mut().request(revision, &ends, &outcome);
     if asked.loaded.logs() {
@@ -111,43 +109,53 @@ pub(super) fn finish(mut asked: Asked<'_>, down: &Downstream, record: Record) {
             host: Head::of(head).host,
             code,
             flag: flag.as_str(),
-            route: record.rule.as_ref().map(|rule| rule.name.to_string()),
+            route: record.rule.map(|rule| rule.name.to_string()),
             peer: asked.arrival.peer.identity.as_ref().map(ToString::to_string),
-            upstream: record.upstream.map(|upstream| upstream.to_string()),
+            upstream: target.map(|target| target.address().to_string()),
         });
     }
 }
 
+/// Where a request or connection went.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct To<'a> {
+    pub(crate) service: Option<&'a Arc<Service>>,
+    pub(crate) endpoint: Option<&'a Arc<Workload>>,
+    /// In mutual TLS of the mesh.
+    pub(crate) tunnelled: bool,
+}
+
 /// The ends of a request or connection, as the role of the process sees them.
-pub(crate) fn ends(
+pub(crate) fn ends<'a>(
     worker: &Worker,
-    loaded: &Loaded,
-    arrival: &Arrival,
-    (service, destination, tunnelled): (Option<Arc<Service>>, Option<Arc<Workload>>, bool),
-) -> Ends {
+    loaded: &'a Loaded,
+    arrival: &'a Arrival,
+    to: To<'a>,
+) -> Ends<'a> {
+    let (destination, service) = (to.endpoint, to.service);
     match worker.shared.settings.role {
         Role::Router => Ends {
             reporter: Reporter::Source,
-            source: Some(Arc::clone(&loaded.own)),
-            source_identity: Some(loaded.own.identity.clone()),
+            source: Some(&loaded.own),
+            source_identity: Some(&loaded.own.identity),
             destination,
             service,
-            mutual_tls: tunnelled,
+            mutual_tls: to.tunnelled,
         },
         Role::Waypoint => {
             let network = Arc::clone(&loaded.own.network);
             let address = NetworkAddress::new(network, arrival.peer.address.ip().to_canonical());
-            let source = loaded.snapshot.discovery.workload_at(&address);
+            let found = loaded.snapshot.discovery.workload_at(&address);
+            let identity = arrival.peer.identity.as_ref();
             // An address that has moved on does not name the caller.
-            let source =
-                source.filter(|found| Some(&found.identity) == arrival.peer.identity.as_ref());
+            let source = found.filter(|found| Some(&found.identity) == identity);
             Ends {
                 reporter: Reporter::Waypoint,
-                source: source.cloned(),
-                source_identity: arrival.peer.identity.clone(),
+                source,
+                source_identity: source.map(|source| &source.identity).or(identity),
                 destination,
                 service,
-                mutual_tls: arrival.peer.identity.is_some(),
+                mutual_tls: identity.is_some(),
             }
         }
     }
@@ -156,7 +164,7 @@ pub(crate) fn ends(
 fn log(
     asked: &Asked<'_>,
     down: &Downstream,
-    record: &Record,
+    record: &Record<'_>,
     outcome: &Outcome,
     detail: &'static str,
 ) {
@@ -168,7 +176,7 @@ fn log(
         Some(Refusal::Connect(why)) => Some(&**why),
         _ => None,
     };
-    let cluster = record.service.as_ref().map(|service| service.key.to_string());
+    let cluster = record.service.map(|service| service.key.to_string());
     let entry = Entry {
         start: record.start,
         http: Some(HttpEntry {
@@ -189,12 +197,12 @@ fn log(
         received: outcome.request_bytes,
         sent: outcome.response_bytes,
         duration: outcome.duration,
-        upstream: record.upstream,
+        upstream: record.target.as_deref().map(|target| target.address()),
         cluster: cluster.as_deref(),
         local: asked.arrival.local,
         remote: asked.arrival.peer.address,
         sni: asked.arrival.sni(),
-        route: record.rule.as_ref().map(|rule| &rule.name as &dyn std::fmt::Display),
+        route: record.rule.map(|rule| &rule.name as &dyn std::fmt::Display),
     };
     asked.worker.shared.access_log.write(entry.line());
 }

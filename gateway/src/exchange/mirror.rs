@@ -15,7 +15,7 @@ use super::Asked;
 use super::choose::{Chosen, of_target};
 use super::edit::Plan;
 use crate::http::{Body, Carry, Downstream, Protocol, RequestHead, mirror};
-use crate::state::Loaded;
+use crate::state::OfCore;
 use crate::worker::Worker;
 
 /// Starts the copies that `plan` asks for; their bodies come by `bodies`.
@@ -39,7 +39,7 @@ pub(super) fn send(
         }
         let mut head = head.clone();
         head.without_upgrade();
-        let (worker, loaded) = (Rc::clone(asked.worker), Arc::clone(asked.loaded));
+        let (worker, loaded) = (Rc::clone(asked.worker), Rc::clone(asked.loaded));
         let (target, grpc) = (target.clone(), asked.grpc);
         let visited = asked.arrival.visited.clone();
         tokio::task::spawn_local(async move {
@@ -62,7 +62,7 @@ pub(super) fn send(
 /// A place at an endpoint of the mirror.
 async fn copy(
     worker: &Rc<Worker>,
-    loaded: &Arc<Loaded>,
+    loaded: &Rc<OfCore>,
     target: &BackendTarget,
     grpc: bool,
     visited: Option<Arc<str>>,
@@ -73,8 +73,7 @@ async fn copy(
     let mut chosen = chosen.map_err(|refusal| refusal.to_string())?;
     let target = chosen.next().await.ok_or("no endpoint")?;
     let target = target.map_err(|error| error.to_string())?;
-    let key = target.pool_key();
     let upstream =
-        worker.upstreams.get(&key, target.protocol(), async || target.dial(worker).await);
+        worker.upstreams.get(target.key(), target.protocol(), async || target.dial(worker).await);
     upstream.await.map_err(|error| error.to_string())
 }

@@ -80,6 +80,10 @@ impl Conn {
         let read = poll_read_buf(Pin::new(&mut self.io), cx, &mut chunk);
         let got = chunk.split();
         SPARE.set(chunk);
+        if read.is_pending() && self.input.is_empty() {
+            // Even an empty rest would keep the chunk from being used again.
+            self.input = BytesMut::new();
+        }
         let count = ready!(read)?;
         self.eof = count == 0;
         if self.input.is_empty() {

@@ -58,8 +58,8 @@ enum Stage {
 }
 
 impl Downstream {
-    pub(super) fn http1(request: h1::Http1, secure: bool) -> Self {
-        Self::new(Kind::Http1(Box::new(request)), secure)
+    pub(super) fn http1(request: Box<h1::Http1>, secure: bool) -> Self {
+        Self::new(Kind::Http1(request), secure)
     }
 
     pub(super) fn http2(request: h2::Http2, secure: bool) -> Self {
@@ -275,10 +275,10 @@ impl Downstream {
         }
     }
 
-    /// The HTTP/1 request, for the connection loop.
-    pub(super) fn into_http1(self) -> Option<(h1::Http1, bool)> {
+    /// The HTTP/1 connection, for its loop.
+    pub(super) fn into_http1(self) -> Option<Box<h1::Http1>> {
         match self.kind {
-            Kind::Http1(request) => Some((*request, self.body_read)),
+            Kind::Http1(request) => Some(request),
             Kind::Http2(_) => None,
         }
     }

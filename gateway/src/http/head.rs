@@ -266,7 +266,8 @@ pub(super) fn for_backend(
 ) -> RequestHead {
     let named = named_by_connection(&head.headers);
     let trailers = head.headers.get_all(TE).iter().any(|value| has_token(value, "trailers"));
-    let mut head = Box::new(head.clone());
+    // Without the spelling of names: a second map to copy and keep, for no meaning.
+    let mut head = Box::new(RequestHeader::from(head.as_owned_parts()));
     for name in named.iter().chain(&HOP) {
         if *name != HOST {
             head.remove_header(name);

@@ -24,7 +24,6 @@ use policy::identity::Identity;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::conn::Conn;
 use super::upstream::{h1, h2};
 use super::{ByteStream, Error, Limits, Protocol, Upstream};
 
@@ -96,8 +95,7 @@ struct Place {
 }
 
 struct Idle {
-    conn: Conn,
-    made: Instant,
+    request: Box<h1::Http1>,
     since: Instant,
 }
 
@@ -152,13 +150,9 @@ impl<K: Clone + Eq + Hash> Pool<K> {
         if protocol == Protocol::Http2 {
             Ok(place.multiplex(io, &self.0.limits).await?)
         } else {
-            let home = Home {
-                place: Rc::downgrade(&place),
-                made: Instant::now(),
-                limits: Arc::clone(&self.0.limits),
-            };
-            let request = h1::Http1::new(Conn::new(io), Arc::clone(&self.0.limits), home);
-            Ok(Upstream::http1(request, false))
+            let (place, limits) = (Rc::downgrade(&place), Arc::clone(&self.0.limits));
+            let home = Home { place, made: Instant::now(), limits: Arc::clone(&limits) };
+            Ok(Upstream::http1(Box::new(h1::Http1::new(io, limits, home)), false))
         }
     }
 
@@ -205,16 +199,10 @@ impl<K: Clone + Eq + Hash> Pool<K> {
 impl Place {
     async fn reuse(self: &Rc<Self>, limits: &Arc<Limits>) -> Option<Upstream> {
         let now = Instant::now();
-        while let Some(mut idle) = self.next_idle() {
+        while let Some(Idle { mut request, since }) = self.next_idle() {
             let fresh =
-                now - idle.since < limits.pooled_idle && now - idle.made < limits.pooled_age;
-            if fresh && idle.conn.is_quiet() {
-                let home = Home {
-                    place: Rc::downgrade(self),
-                    made: idle.made,
-                    limits: Arc::clone(limits),
-                };
-                let request = h1::Http1::new(idle.conn, Arc::clone(limits), home);
+                now - since < limits.pooled_idle && now - request.made() < limits.pooled_age;
+            if fresh && request.is_quiet() {
                 return Some(Upstream::http1(request, true));
             }
         }
@@ -324,17 +312,19 @@ impl Drop for Turn<'_> {
 /// Where an HTTP/1 connection goes back to.
 pub(super) struct Home {
     place: Weak<Place>,
-    made: Instant,
+    pub(super) made: Instant,
     limits: Arc<Limits>,
 }
 
 impl Home {
-    pub(super) fn put_back(&self, conn: Conn) {
-        let Some(place) = self.place.upgrade().filter(|place| !place.closed.get()) else { return };
+    /// Puts a connection back, unless its key was dropped or has enough.
+    pub(super) fn put_back(request: Box<h1::Http1>) {
+        let home = request.home();
+        let Some(place) = home.place.upgrade().filter(|place| !place.closed.get()) else { return };
         let now = Instant::now();
         let mut idle = place.idle.borrow_mut();
-        if idle.len() < self.limits.pooled && now - self.made < self.limits.pooled_age {
-            idle.push(Idle { conn, made: self.made, since: now });
+        if idle.len() < home.limits.pooled && now - home.made < home.limits.pooled_age {
+            idle.push(Idle { request, since: now });
         }
     }
 }

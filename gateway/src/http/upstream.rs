@@ -31,8 +31,8 @@ enum Kind {
 }
 
 impl Upstream {
-    pub(super) fn http1(request: h1::Http1, reused: bool) -> Self {
-        Self { kind: Kind::Http1(Box::new(request)), reused }
+    pub(super) fn http1(request: Box<h1::Http1>, reused: bool) -> Self {
+        Self { kind: Kind::Http1(request), reused }
     }
 
     pub(super) fn http2(request: h2::Http2, reused: bool) -> Self {

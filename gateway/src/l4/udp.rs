@@ -17,7 +17,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::exchange::{Arrival, Backend, Entry, decide, ends, of_target};
+use crate::exchange::{Arrival, Backend, Entry, To, decide, ends, of_target};
 use crate::reply::{Flag, Refusal};
 use crate::worker::Worker;
 
@@ -87,7 +87,7 @@ struct Session {
 
 impl Session {
     async fn run(self, mut datagrams: mpsc::Receiver<Vec<u8>>) -> Result<(), Refusal> {
-        let loaded = self.worker.shared.state.load();
+        let loaded = self.worker.load();
         let arrival = Arrival {
             peer: Arc::new(Peer::plain(self.client)),
             local: self.socket.local_addr().unwrap_or(self.client),
@@ -107,14 +107,15 @@ impl Session {
         let backend = of_target(&loaded, &chosen.map_err(Refusal::NoBackend)?.target, &[])?;
         let Backend::Service { service, port, .. } = backend else { return Err(Refusal::NoRoute) };
         let none = || Refusal::NoEndpoint(service.key.clone());
-        let candidates = self.worker.candidates(&loaded, &service, port);
+        let candidates = self.worker.candidates(&loaded, service, port);
         let candidate = self.worker.pick(&candidates, &[]).ok_or_else(none)?;
-        let address = routing::balance::address(&candidate.workload, Some(&service), remote);
+        let address = routing::balance::address(&candidate.workload, Some(service), remote);
         let address = SocketAddr::new(address.ok_or_else(none)?, candidate.port);
         let upstream = connect(address).await;
         let upstream = upstream.map_err(|error| Refusal::Connect(error.to_string().into()))?;
-        let endpoint = Some(Arc::clone(&candidate.workload));
-        let ends = ends(&self.worker, &loaded, &arrival, (Some(service), endpoint, false));
+        let to =
+            To { service: Some(service), endpoint: Some(&candidate.workload), tunnelled: false };
+        let ends = ends(&self.worker, &loaded, &arrival, to);
         let revision = loaded.snapshot.revision;
         let counted = self.worker.metrics.borrow_mut().connection(revision, &ends, Flag::None);
         counted.opened();

@@ -31,7 +31,7 @@ use crate::dial::{VISITED, has_passed};
 use crate::exchange::{Arrival, Entry, targets_of_service, targets_of_workload};
 use crate::http::{ByteStream, Protocol};
 use crate::l4;
-use crate::state::Loaded;
+use crate::state::{Loaded, OfCore};
 use crate::worker::Worker;
 
 /// Why an HBONE connection ended early.
@@ -64,7 +64,7 @@ pub(super) async fn serve(
     let accepting = server::accept(stream, remote, &credential, &limits);
     let mut connection = Box::pin(accepting).await.map_err(HboneError::Accept)?;
     drop(handshake);
-    let peer = Arc::clone(connection.peer());
+    let peer = worker.known(connection.peer());
     let mut drained = false;
     loop {
         let connect = tokio::select! {
@@ -111,7 +111,7 @@ async fn answer(
     peer: Arc<Peer>,
     drain: CancellationToken,
 ) -> io::Result<()> {
-    let loaded = worker.shared.state.load();
+    let loaded = worker.load();
     let uid = connect.head().headers.get(POD_UID).map(http::HeaderValue::as_bytes);
     let visited = connect.head().headers.get(VISITED).and_then(|visited| visited.to_str().ok());
     let again = visited.is_some_and(|visited| has_passed(loaded.gateway.as_str(), visited));
@@ -162,7 +162,7 @@ async fn answer(
 /// A CONNECT that was taken.
 struct Taken {
     worker: Rc<Worker>,
-    loaded: Arc<Loaded>,
+    loaded: Rc<OfCore>,
     arrival: Arrival,
     drain: CancellationToken,
 }

@@ -87,7 +87,7 @@ pub(super) async fn serve(
     let stream = TcpStream::from_std(stream).map_err(EarlyEnd::Socket)?;
     stream.set_nodelay(true).map_err(EarlyEnd::Socket)?;
     let local = canonical(stream.local_addr().map_err(EarlyEnd::Socket)?);
-    let loaded = worker.shared.state.load();
+    let loaded = worker.load();
     let place = loaded.serving().ports().at(port, Transport::Tcp).ok_or(EarlyEnd::NoListener)?;
     let any = place.listeners().next().ok_or(EarlyEnd::NoListener)?;
     let mut incoming = Incoming { worker, stream, client: remote, local, port, drain };
@@ -158,7 +158,7 @@ impl Incoming<TcpStream> {
             Box::pin(self.rewind(hello.bytes).raw(Some(rule), Some(session))).await;
             return Ok(());
         }
-        let loaded = self.worker.shared.state.load();
+        let loaded = self.worker.load();
         let config = self.worker.listener_tls(&loaded, listener).map_err(EarlyEnd::Certificate)?;
         let Incoming { worker, stream, client, local, port, drain } = self.rewind(hello.bytes);
         let accepting = TlsAcceptor::from(config).accept(stream);
@@ -197,7 +197,7 @@ impl<S> Incoming<S> {
         listener: &Listener,
         sni: Option<&str>,
     ) -> Option<Arc<routing::route::Rule>> {
-        let loaded = self.worker.shared.state.load();
+        let loaded = self.worker.load();
         let rules = loaded.serving().listener_rules(&listener.name)?;
         rules.tls(sni).or_else(|| rules.tcp()).cloned()
     }

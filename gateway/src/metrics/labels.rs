@@ -43,28 +43,48 @@ impl RequestProtocol {
 }
 
 /// The two ends of a request or connection, as far as they are known.
-#[derive(Clone, Debug)]
-pub struct Ends {
+///
+/// Borrowed, for cores share what it points at and would contend for its count of references.
+#[derive(Clone, Copy, Debug)]
+pub struct Ends<'a> {
     /// Who counts.
     pub reporter: Reporter,
     /// The workload that sends.
-    pub source: Option<Arc<Workload>>,
-    /// Its identity, if it was proven.
-    pub source_identity: Option<Identity>,
+    pub source: Option<&'a Arc<Workload>>,
+    /// Its identity, if it was proven; one object for equal identities, or series are found slowly.
+    pub source_identity: Option<&'a Identity>,
     /// The workload that was chosen.
-    pub destination: Option<Arc<Workload>>,
+    pub destination: Option<&'a Arc<Workload>>,
     /// The service that was asked for.
-    pub service: Option<Arc<Service>>,
+    pub service: Option<&'a Arc<Service>>,
     /// True if the counted hop is in mutual TLS.
     pub mutual_tls: bool,
 }
 
+/// Keeps what a [`Key`] has the places of, so that they become no other object's.
+#[derive(Debug)]
+pub(super) struct Pins {
+    _workloads: [Option<Arc<Workload>>; 2],
+    _identity: Option<Identity>,
+    _service: Option<Arc<Service>>,
+}
+
+impl Pins {
+    pub(super) fn new(ends: &Ends<'_>) -> Self {
+        Self {
+            _workloads: [ends.source.cloned(), ends.destination.cloned()],
+            _identity: ends.source_identity.cloned(),
+            _service: ends.service.cloned(),
+        }
+    }
+}
+
 /// A series as one core knows it: by the addresses of the shared ends.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(super) struct Key {
     reporter: Reporter,
     source: usize,
-    source_identity: Option<Identity>,
+    source_identity: usize,
     destination: usize,
     service: usize,
     mutual_tls: bool,
@@ -75,18 +95,18 @@ pub(super) struct Key {
 }
 
 impl Key {
-    pub(super) fn http(ends: &Ends, outcome: &Outcome) -> Self {
+    pub(super) fn http(ends: &Ends<'_>, outcome: &Outcome) -> Self {
         let Outcome { protocol, code, grpc, flag, .. } = *outcome;
         Self { protocol, code, grpc, ..Self::tcp(ends, flag) }
     }
 
-    pub(super) fn tcp(ends: &Ends, flag: Flag) -> Self {
+    pub(super) fn tcp(ends: &Ends<'_>, flag: Flag) -> Self {
         Self {
             reporter: ends.reporter,
-            source: place(ends.source.as_ref()),
-            source_identity: ends.source_identity.clone(),
-            destination: place(ends.destination.as_ref()),
-            service: place(ends.service.as_ref()),
+            source: place(ends.source),
+            source_identity: ends.source_identity.map_or(0, |name| name.as_str().as_ptr().addr()),
+            destination: place(ends.destination),
+            service: place(ends.service),
             mutual_tls: ends.mutual_tls,
             protocol: RequestProtocol::Tcp,
             code: 0,
@@ -108,16 +128,17 @@ pub(super) struct LabelSet {
 }
 
 impl LabelSet {
-    pub(super) fn new(key: &Key, ends: &Ends) -> Self {
+    pub(super) fn new(key: &Key, ends: &Ends<'_>) -> Self {
         let mut labels = Vec::with_capacity(25);
         let reporter = match ends.reporter {
             Reporter::Waypoint => "waypoint",
             Reporter::Source => "source",
         };
         labels.push(("reporter", Arc::from(reporter)));
-        push_end(&mut labels, &SOURCE, ends.source.as_deref(), ends.source_identity.as_ref());
-        push_service(&mut labels, ends.service.as_deref(), ends.destination.as_deref());
-        let destination = ends.destination.as_deref();
+        let source = ends.source.map(|source| &**source);
+        push_end(&mut labels, &SOURCE, source, ends.source_identity);
+        let destination = ends.destination.map(|destination| &**destination);
+        push_service(&mut labels, ends.service.map(|service| &**service), destination);
         let proven = destination.filter(|_| ends.mutual_tls).map(|workload| &workload.identity);
         push_end(&mut labels, &DESTINATION, destination, proven);
         labels.push(("request_protocol", key.protocol.as_str().into()));
@@ -130,7 +151,7 @@ impl LabelSet {
         let security = if ends.mutual_tls { "mutual_tls" } else { UNKNOWN };
         labels.push(("connection_security_policy", security.into()));
         let uid = |workload: &Arc<Workload>| Arc::clone(&workload.uid);
-        let workloads = [ends.source.as_ref().map(uid), ends.destination.as_ref().map(uid)];
+        let workloads = [ends.source.map(uid), ends.destination.map(uid)];
         Self { labels, workloads }
     }
 

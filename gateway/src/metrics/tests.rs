@@ -18,17 +18,29 @@ fn workload(name: &str, revision: &str) -> Arc<Workload> {
     Arc::new(workload)
 }
 
-fn ends() -> Ends {
-    let source = workload("web", "v1");
-    Ends {
-        reporter: Reporter::Waypoint,
-        source_identity: Some(source.identity.clone()),
-        source: Some(source),
-        destination: Some(workload("reviews", "v2")),
-        service: Some(Arc::new(Service::new(
-            "shop/reviews.shop.svc.cluster.local".parse().unwrap(),
-        ))),
-        mutual_tls: true,
+/// What the ends of the tests point at.
+struct World {
+    source: Arc<Workload>,
+    destination: Arc<Workload>,
+    service: Arc<Service>,
+}
+
+impl World {
+    fn new() -> Self {
+        let key = "shop/reviews.shop.svc.cluster.local".parse().unwrap();
+        let (source, destination) = (workload("web", "v1"), workload("reviews", "v2"));
+        Self { source, destination, service: Arc::new(Service::new(key)) }
+    }
+
+    fn ends(&self) -> Ends<'_> {
+        Ends {
+            reporter: Reporter::Waypoint,
+            source: Some(&self.source),
+            source_identity: Some(&self.source.identity),
+            destination: Some(&self.destination),
+            service: Some(&self.service),
+            mutual_tls: true,
+        }
     }
 }
 
@@ -56,7 +68,8 @@ fn scrape(metrics: &Arc<Metrics>) -> String {
 fn requests_are_scraped_with_the_labels_that_kiali_groups_by() {
     let metrics = Arc::new(Metrics::default());
     let mut core = PerCore::new(Arc::clone(&metrics));
-    let ends = ends();
+    let world = World::new();
+    let ends = world.ends();
     core.request(1, &ends, &outcome(200));
     core.request(1, &ends, &outcome(200));
     core.request(2, &ends, &outcome(503));
@@ -88,7 +101,8 @@ fn requests_are_scraped_with_the_labels_that_kiali_groups_by() {
 #[test]
 fn connections_are_counted_by_direction_of_bytes() {
     let metrics = Arc::new(Metrics::default());
-    let connection = PerCore::new(Arc::clone(&metrics)).connection(1, &ends(), Flag::None);
+    let connection =
+        PerCore::new(Arc::clone(&metrics)).connection(1, &World::new().ends(), Flag::None);
     connection.opened();
     connection.closed(10, 20);
     let text = scrape(&metrics);
@@ -108,11 +122,12 @@ fn connections_are_counted_by_direction_of_bytes() {
 fn series_end_with_their_workloads() {
     let metrics = Arc::new(Metrics::default());
     let mut core = PerCore::new(Arc::clone(&metrics));
-    core.request(1, &ends(), &outcome(200));
+    let world = World::new();
+    core.request(1, &world.ends(), &outcome(200));
     metrics.forget(|uid| uid == "Kubernetes//Pod/shop/other-1");
     assert!(scrape(&metrics).contains("istio_requests_total{"));
     metrics.forget(|uid| uid == "Kubernetes//Pod/shop/reviews-1");
     assert!(!scrape(&metrics).contains("istio_requests_total{"));
-    core.request(2, &ends(), &outcome(200));
+    core.request(2, &world.ends(), &outcome(200));
     assert!(scrape(&metrics).contains("} 1\n"), "counts start anew");
 }

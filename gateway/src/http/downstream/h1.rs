@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use http::header::{CONNECTION, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue, StatusCode, Version};
@@ -20,8 +20,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Event, Facts};
 use crate::http::conn::Conn;
 use crate::http::framing::{Decoder, Encoder, Step};
+use crate::http::head::check;
 use crate::http::pipe::Pipe;
-use crate::http::{Body, Error, Limits, ResponseHead};
+use crate::http::{BadRequest, Body, Error, Limits, ResponseHead};
 
 /// What the requests of one connection share.
 #[derive(Debug)]
@@ -34,33 +35,54 @@ pub(in crate::http) struct Shared {
     pub(in crate::http) write_by: Cell<Option<Instant>>,
 }
 
-/// One request on an HTTP/1 connection, and the connection itself meanwhile.
+/// An HTTP/1 connection and the request on it; one value serves all requests in turn.
 pub(in crate::http) struct Http1 {
     pub(in crate::http) conn: Conn,
     pub(in crate::http) facts: Facts,
     /// The connection may serve another request after this one.
     pub(in crate::http) keep: bool,
     shared: Rc<Shared>,
-    session: Box<HttpSession>,
+    session: HttpSession,
     decoder: Decoder,
     encoder: Encoder,
 }
 
 impl Http1 {
-    pub(in crate::http) fn new(
-        conn: Conn,
-        session: Box<HttpSession>,
-        facts: Facts,
-        keep: bool,
-        shared: Rc<Shared>,
-    ) -> Self {
-        let decoder = match facts.body {
-            _ if facts.chunked => Decoder::CHUNKED,
+    pub(in crate::http) fn new(conn: Conn, shared: Rc<Shared>) -> Self {
+        Self {
+            conn,
+            facts: Facts::default(),
+            keep: false,
+            session: session(&shared),
+            shared,
+            decoder: Decoder::Done,
+            encoder: Encoder::Empty,
+        }
+    }
+
+    /// Begins the next request: has the session parse its head, then checks what it lets pass.
+    pub(in crate::http) fn begin(&mut self, raw: &[u8], keep: bool) -> Result<(), BadRequest> {
+        // A copy of its own size: the session keeps it as long as the request runs.
+        self.session.set_pipelined_prefix(BytesMut::from(raw));
+        // Outside of the task's budget, or it might not be ready although all of it is there.
+        let read = tokio::task::unconstrained(self.session.read_request()).now_or_never();
+        let Some(Ok(Some(_))) = read else { return Err(BadRequest::Malformed("not HTTP")) };
+        let headers = self.shared.limits.headers;
+        self.facts = check::http1(self.session.req_header_mut(), raw, headers)?;
+        self.decoder = match self.facts.body {
+            _ if self.facts.chunked => Decoder::CHUNKED,
             Body::Length(length) => Decoder::Length(length),
             Body::None | Body::Unknown => Decoder::Done,
         };
-        let keep = keep && session.will_keepalive();
-        Self { conn, facts, keep, shared, session, decoder, encoder: Encoder::Empty }
+        self.encoder = Encoder::Empty;
+        self.keep = keep && self.session.will_keepalive();
+        Ok(())
+    }
+
+    /// Lets go of the memory of the last request, when none follows soon.
+    pub(in crate::http) fn rest(&mut self) {
+        self.session = session(&self.shared);
+        self.facts = Facts::default();
     }
 
     pub(super) fn header(&self) -> &RequestHeader {
@@ -231,6 +253,13 @@ impl std::fmt::Debug for Http1 {
             .field("keep", &self.keep)
             .finish_non_exhaustive()
     }
+}
+
+fn session(shared: &Shared) -> HttpSession {
+    let mut session = HttpSession::new(shared.pipe.stream());
+    session.set_read_timeout(None);
+    session.set_close_on_response_before_downstream_finish(false);
+    session
 }
 
 /// A moment `time` from now; zero is never.

@@ -20,7 +20,7 @@ use super::{CONNECTION, has_token, path};
 use crate::http::{BadRequest, Body};
 
 /// What the checks found out about a request.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(in crate::http) struct Facts {
     pub(in crate::http) body: Body,
     pub(in crate::http) chunked: bool,

@@ -11,22 +11,24 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, ready};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use futures_util::FutureExt;
-use pingora_core::protocols::http::v1::server::HttpSession;
 use tokio::time::Instant;
 
 use super::{Drained, Ended, Terms, Timer};
 use crate::http::conn::Conn;
 use crate::http::downstream::h1::{Http1, Shared, after};
-use crate::http::head::check;
 use crate::http::pipe::Pipe;
 use crate::http::upstream::h1::head_end;
 use crate::http::{BadRequest, Downstream};
 
+/// A connection that has no request for so long gives back the memory of the last one.
+const REST: Duration = Duration::from_secs(1);
+
 /// Serves requests one after the other.
-pub(super) async fn serve<H>(mut conn: Conn, terms: &Terms, handler: &H) -> Ended
+pub(super) async fn serve<H>(conn: Conn, terms: &Terms, handler: &H) -> Ended
 where
     H: AsyncFn(&mut Downstream),
 {
@@ -37,33 +39,31 @@ where
         read_by: Cell::new(None),
         write_by: Cell::new(None),
     });
+    let mut request = Box::new(Http1::new(conn, Rc::clone(&shared)));
     let mut timer = Timer::new();
     let mut drained = Drained::new(&terms.drain);
     let mut left = terms.limits.requests;
     loop {
-        let raw = match next_head(&mut conn, terms, &mut timer, &mut drained).await {
+        let raw = match next_head(&mut request, terms, &mut timer, &mut drained).await {
             Ok(raw) => raw,
             Err(Stop::Quiet(ended)) => {
-                let _closed = poll_fn(|cx| conn.poll_close(cx)).now_or_never();
+                let _closed = poll_fn(|cx| request.conn.poll_close(cx)).now_or_never();
                 return ended;
             }
-            Err(Stop::Bad(bad)) => return refuse(conn, bad, &shared, &mut timer).await,
+            Err(Stop::Bad(bad)) => return refuse(request, bad, &shared, &mut timer).await,
         };
         left = left.saturating_sub(1);
-        let (session, facts) = match parse(raw, &shared) {
-            Ok(parsed) => parsed,
-            Err(bad) => return refuse(conn, bad, &shared, &mut timer).await,
-        };
-        let request = Http1::new(conn, session, facts, left > 0, Rc::clone(&shared));
+        let begun = request.begin(&raw, left > 0);
+        drop(raw);
+        if let Err(bad) = begun {
+            return refuse(request, bad, &shared, &mut timer).await;
+        }
         let mut downstream = Downstream::http1(request, terms.secure);
         let stalled = run(&mut downstream, &shared, &mut timer, &mut drained, handler).await;
-        let Some(next) = conclude(downstream, stalled, &shared, &mut timer).await else {
-            return if stalled { Ended::Slow } else { Ended::Us };
-        };
-        match next {
-            Ok(reused) => conn = reused,
+        request = match conclude(downstream, stalled, &shared, &mut timer).await {
+            Ok(reused) => reused,
             Err(ended) => return ended,
-        }
+        };
     }
 }
 
@@ -75,7 +75,7 @@ enum Stop {
 
 /// Waits for the next head and takes it off the connection, byte for byte.
 async fn next_head(
-    conn: &mut Conn,
+    request: &mut Http1,
     terms: &Terms,
     timer: &mut Timer,
     drained: &mut Drained,
@@ -83,9 +83,11 @@ async fn next_head(
     let limits = &terms.limits;
     let mut idle_by = None;
     let mut head_by: Option<Instant> = None;
+    let mut rest_by = None;
     let mut seen = 0;
     poll_fn(|cx| {
         loop {
+            let conn = &mut request.conn;
             if let Some(end) = head_end(&conn.input, seen) {
                 return Poll::Ready(if end > limits.head_bytes {
                     Err(Stop::Bad(BadRequest::TooLarge))
@@ -108,7 +110,14 @@ async fn next_head(
                     if drained.poll(cx) {
                         return Poll::Ready(Err(Stop::Quiet(Ended::Us)));
                     }
-                    idle_by = idle_by.or_else(|| after(limits.idle));
+                    if idle_by.is_none() {
+                        (idle_by, rest_by) = (after(limits.idle), after(REST));
+                    }
+                    if rest_by.is_some() {
+                        ready!(timer.poll(cx, rest_by));
+                        rest_by = None;
+                        request.rest();
+                    }
                     ready!(timer.poll(cx, idle_by));
                     return Poll::Ready(Err(Stop::Quiet(Ended::Idle)));
                 }
@@ -122,25 +131,6 @@ async fn next_head(
         }
     })
     .await
-}
-
-/// Has a session parse the head, then checks what the session lets pass.
-fn parse(raw: BytesMut, shared: &Shared) -> Result<(Box<HttpSession>, check::Facts), BadRequest> {
-    const NOT_HTTP: BadRequest = BadRequest::Malformed("not HTTP");
-    let mut session = Box::new(HttpSession::new(shared.pipe.stream()));
-    session.set_read_timeout(None);
-    session.set_close_on_response_before_downstream_finish(false);
-    // A copy of its own size: the session keeps it as long as the request runs.
-    session.set_pipelined_prefix(BytesMut::from(raw.as_ref()));
-    drop(raw);
-    // Outside of the task's budget, or it might not be ready although all of it is there.
-    match tokio::task::unconstrained(session.read_request()).now_or_never() {
-        Some(Ok(Some(_))) => {}
-        _ => return Err(NOT_HTTP),
-    }
-    let raw = session.get_headers_raw_bytes();
-    let facts = check::http1(session.req_header_mut(), &raw, shared.limits.headers)?;
-    Ok((session, facts))
 }
 
 /// Runs the handler; true if the client was too slow for it to end.
@@ -170,13 +160,13 @@ where
     .await
 }
 
-/// Ends one request: the connection, if another may follow, or why not; none if it was closed.
+/// Ends one request: the connection if another may follow, else how it was closed.
 async fn conclude(
     mut downstream: Downstream,
     stalled: bool,
     shared: &Shared,
     timer: &mut Timer,
-) -> Option<Result<Conn, Ended>> {
+) -> Result<Box<Http1>, Ended> {
     shared.read_by.set(None);
     shared.write_by.set(None);
     let (started, ended) = (downstream.started(), downstream.ended());
@@ -184,23 +174,21 @@ async fn conclude(
     let pushed = within(timer, by, poll_fn(|cx| downstream.poll_push(cx))).await;
     if (started && !ended) || !matches!(pushed, Some(Ok(()))) {
         // A response that is cut off must look so: its end never comes.
-        return Some(Err(if stalled || pushed.is_none() { Ended::Slow } else { Ended::Broken }));
+        return Err(if stalled || pushed.is_none() { Ended::Slow } else { Ended::Broken });
     }
     let by = after(shared.limits.linger);
     let bound = shared.limits.linger_bytes;
     let read = !stalled && within(timer, by, discard(&mut downstream, bound)).await == Some(true);
-    let (request, _) = downstream.into_http1()?;
-    if started && request.keep && read {
-        return Some(Ok(request.conn));
-    }
+    let request = downstream.into_http1().ok_or(Ended::Broken)?;
     if !started {
-        let status =
-            if stalled { BadRequest::TooSlow } else { BadRequest::Malformed("unanswered") };
-        refuse(request.conn, status, shared, timer).await;
-        return None;
+        let bad = if stalled { BadRequest::TooSlow } else { BadRequest::Malformed("unanswered") };
+        return Err(refuse(request, bad, shared, timer).await);
     }
-    linger(request.conn, shared, timer).await;
-    None
+    if request.keep && read {
+        return Ok(request);
+    }
+    linger(request, shared, timer).await;
+    Err(if stalled { Ended::Slow } else { Ended::Us })
 }
 
 /// Reads the rest of a request body; false if it is too long or broken.
@@ -220,14 +208,20 @@ async fn discard(downstream: &mut Downstream, mut bound: usize) -> bool {
 }
 
 /// Answers a head that is no request, then closes.
-async fn refuse(mut conn: Conn, bad: BadRequest, shared: &Shared, timer: &mut Timer) -> Ended {
+async fn refuse(
+    mut request: Box<Http1>,
+    bad: BadRequest,
+    shared: &Shared,
+    timer: &mut Timer,
+) -> Ended {
     let status = bad.status();
+    let conn = &mut request.conn;
     conn.put_slice(b"HTTP/1.1 ");
     conn.put_slice(status.as_str().as_bytes());
     conn.put_slice(b" ");
     conn.put_slice(status.canonical_reason().unwrap_or_default().as_bytes());
     conn.put_slice(b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
-    linger(conn, shared, timer).await;
+    linger(request, shared, timer).await;
     if bad == BadRequest::TooSlow { Ended::Slow } else { Ended::Bad }
 }
 
@@ -235,10 +229,11 @@ async fn refuse(mut conn: Conn, bad: BadRequest, shared: &Shared, timer: &mut Ti
 ///
 /// Closed at once, unread bytes would make the kernel send RST, and the client could lose the
 /// answer that was sent before.
-async fn linger(mut conn: Conn, shared: &Shared, timer: &mut Timer) {
+async fn linger(mut request: Box<Http1>, shared: &Shared, timer: &mut Timer) {
     let mut left = shared.limits.linger_bytes;
     let by = after(shared.limits.linger);
     let closing = poll_fn(|cx| {
+        let conn = &mut request.conn;
         let closed = conn.poll_close(cx).map_err(|_| ());
         if matches!(closed, Poll::Ready(Err(()))) {
             return Poll::Ready(());

@@ -9,7 +9,9 @@ use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use http::header::{CONNECTION, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, Version};
-use pingora_core::protocols::http::v1::client::HttpSession;
+use pingora_core::protocols::http::v1::client::{HttpSession, http_req_header_to_wire};
+use pingora_http::RequestHeader;
+use tokio::time::Instant;
 
 use super::{Event, response_body};
 use crate::http::conn::Conn;
@@ -17,14 +19,14 @@ use crate::http::framing::{BadBody, Decoder, Encoder, Step};
 use crate::http::head::has_token;
 use crate::http::pipe::Pipe;
 use crate::http::pool::Home;
-use crate::http::{Body, Error, Limits, RequestHead, ResponseHead};
+use crate::http::{Body, ByteStream, Error, Limits, RequestHead, ResponseHead};
 
-/// One request on an HTTP/1 connection to a backend, and the connection itself meanwhile.
+/// An HTTP/1 connection to a backend and the request on it; one value for all its requests.
 pub(in crate::http) struct Http1 {
     pub(super) body: Body,
     conn: Conn,
     pipe: Pipe,
-    session: Box<HttpSession>,
+    session: HttpSession,
     limits: Arc<Limits>,
     home: Home,
     method: Method,
@@ -36,12 +38,19 @@ pub(in crate::http) struct Http1 {
 }
 
 impl Http1 {
-    pub(in crate::http) fn new(conn: Conn, limits: Arc<Limits>, home: Home) -> Self {
+    pub(in crate::http) fn new(io: Box<dyn ByteStream>, limits: Arc<Limits>, home: Home) -> Self {
         let pipe = Pipe::default();
-        let session = Box::new(HttpSession::new(pipe.stream()));
+        let mut session = HttpSession::new(pipe.stream());
+        // Told once of a request whose response has no body, the session takes no buffer of
+        // 64 KiB for a body that is never read through it, and one session parses the heads of
+        // all responses.
+        let mut told = RequestHeader::from(http::Request::new(()).into_parts().0);
+        told.set_method(Method::HEAD);
+        let _told = session.write_request_header(Box::new(told)).now_or_never();
+        drop(pipe.take());
         Self {
             body: Body::None,
-            conn,
+            conn: Conn::new(io),
             pipe,
             session,
             limits,
@@ -55,19 +64,28 @@ impl Http1 {
         }
     }
 
+    /// Tells whether an unused connection is still sound.
+    pub(in crate::http) fn is_quiet(&mut self) -> bool {
+        self.conn.is_quiet()
+    }
+
+    /// When the connection was made.
+    pub(in crate::http) fn made(&self) -> Instant {
+        self.home.made
+    }
+
     pub(super) fn put_head(&mut self, head: RequestHead, body: Body) -> Result<(), Error> {
         self.method = head.method.clone();
         self.upgrade = head.upgrade.clone();
+        self.answered = false;
+        self.keep = false;
         self.encoder = match body {
             Body::None => Encoder::Empty,
             Body::Length(length) => Encoder::Length(length),
             Body::Unknown => Encoder::Chunked,
         };
-        let head = head.into_h1(body)?;
-        match self.session.write_request_header(head).now_or_never() {
-            Some(Ok(_)) => self.conn.put_head(self.pipe.take()),
-            Some(Err(_)) | None => return Err(Error::Head("request")),
-        }
+        let wire = http_req_header_to_wire(&head.into_h1(body)?).ok_or(Error::Head("request"))?;
+        self.conn.put_head(wire);
         Ok(())
     }
 
@@ -145,7 +163,8 @@ impl Http1 {
         if head.headers.len() > self.limits.headers {
             return Err(Error::UpstreamHeadTooLarge);
         }
-        let head = ResponseHead { head: Box::new(head.clone()) };
+        // Without the spelling of names: a second map to copy and keep, for no meaning.
+        let head = ResponseHead { head: Box::new(head.as_owned_parts().into()) };
         if head.status.is_informational() {
             return Ok(head);
         }
@@ -205,12 +224,17 @@ impl Http1 {
     }
 
     /// Gives the connection back if both messages went over it whole, and nothing else did.
-    pub(super) fn finish(self) {
+    pub(super) fn finish(self: Box<Self>) {
         let sent = self.encoder == Encoder::Done && self.conn.pending() == 0;
         let read = self.decoder.is_done() && self.conn.input.is_empty() && !self.conn.eof;
         if self.keep && sent && read {
-            self.home.put_back(self.conn);
+            Home::put_back(self);
         }
+    }
+
+    /// Where it goes back to.
+    pub(in crate::http) fn home(&self) -> &Home {
+        &self.home
     }
 }
 
