@@ -17,7 +17,7 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 
 use super::Stored;
 use crate::api::gateway::{
-    BackendRef, GrpcRoute, HttpRoute, ParentRef, TcpRoute, TlsRoute, UdpRoute,
+    BackendRef, Filter, GrpcRoute, HttpRoute, ParentRef, TcpRoute, TlsRoute, UdpRoute,
 };
 use crate::api::istio::{AuthorizationPolicy, PeerAuthentication, ServiceEntry, WorkloadEntry};
 
@@ -182,12 +182,26 @@ impl Values<'_> {
         }
     }
 
+    /// Backends of rules over requests; mirrors are backends too.
+    fn requests<'b>(&mut self, rules: impl Iterator<Item = (&'b [BackendRef], &'b [Filter])>) {
+        for (backends, filters) in rules {
+            let of_backends = backends.iter().flat_map(|backend| &backend.filters);
+            let mirrors = filters.iter().chain(of_backends);
+            let mirrors = mirrors.filter_map(|filter| filter.request_mirror.as_ref());
+            self.backends(backends.iter().chain(mirrors.map(|mirror| &mirror.backend_ref)));
+        }
+    }
+
     fn route(&mut self, any: &dyn Any) {
         let parents: &[ParentRef] = if let Some(route) = any.downcast_ref::<HttpRoute>() {
-            self.backends(route.spec.rules.iter().flatten().flat_map(|rule| &rule.backend_refs));
+            let rules = route.spec.rules.iter().flatten();
+            let rules = rules.map(|rule| (&*rule.backend_refs, &*rule.filters));
+            self.requests(rules);
             &route.spec.parent_refs
         } else if let Some(route) = any.downcast_ref::<GrpcRoute>() {
-            self.backends(route.spec.rules.iter().flatten().flat_map(|rule| &rule.backend_refs));
+            let rules = route.spec.rules.iter().flatten();
+            let rules = rules.map(|rule| (&*rule.backend_refs, &*rule.filters));
+            self.requests(rules);
             &route.spec.parent_refs
         } else if let Some(route) = any.downcast_ref::<TlsRoute>() {
             self.backends(route.spec.rules.iter().flat_map(|rule| &rule.backend_refs));

@@ -139,11 +139,10 @@ fn to_listeners(
 ) -> Option<Told> {
     let (gateway, owner, key) = gateway_of(reference, route.namespace(), look)?;
     let class = shape::class(&gateway.spec.gateway_class_name, look)?;
-    let mut entries = listener::entries(gateway, look);
     // A reference to a Gateway means its own listeners, one to a set means those of the set.
+    let mut entries = listener::entries_of(gateway, &owner, look);
     entries.retain(|entry| {
-        entry.owner == owner
-            && reference.section_name.as_ref().is_none_or(|name| *name == entry.written.name)
+        reference.section_name.as_ref().is_none_or(|name| *name == entry.written.name)
             && reference.port.is_none_or(|port| port == entry.written.port)
     });
     if entries.is_empty() {

@@ -25,9 +25,8 @@ use serde_json::json;
 use super::certificate::{self, CaReasons, Reference};
 use super::listener::{Refusal, condition};
 use super::reference_grant::From;
-use super::{attach, shape};
+use super::{routes, shape};
 use crate::api;
-use crate::api::gateway::{GrpcRoute, HttpRoute, ParentRef, TcpRoute, TlsRoute};
 use crate::output::{Config, Output, Scope};
 use crate::status::{Body, Condition, ParentStatus, Status};
 use crate::store::index::{self, Index};
@@ -167,27 +166,8 @@ fn gateways_to(
     service: &str,
     look: &mut Lookup<'_>,
 ) -> BTreeSet<(Name, &'static str)> {
-    let value = index::object("Service", namespace, service);
-    let mut parents: Vec<(ParentRef, String)> = Vec::new();
-    let mut note = |references: &[ParentRef], own: Option<&str>| {
-        let own = own.unwrap_or_default();
-        parents.extend(references.iter().map(|one| (one.clone(), own.to_owned())));
-    };
-    for route in look.list::<HttpRoute>(Index::Backend, &value) {
-        note(&route.spec.parent_refs, route.metadata.namespace.as_deref());
-    }
-    for route in look.list::<GrpcRoute>(Index::Backend, &value) {
-        note(&route.spec.parent_refs, route.metadata.namespace.as_deref());
-    }
-    for route in look.list::<TlsRoute>(Index::Backend, &value) {
-        note(&route.spec.parent_refs, route.metadata.namespace.as_deref());
-    }
-    for route in look.list::<TcpRoute>(Index::Backend, &value) {
-        note(&route.spec.parent_refs, route.metadata.namespace.as_deref());
-    }
     let mut gateways = BTreeSet::new();
-    for (reference, own) in parents {
-        let Some((gateway, _, _)) = attach::gateway_of(&reference, &own, look) else { continue };
+    for gateway in routes::gateways_to(namespace, service, look) {
         let class = shape::class(&gateway.spec.gateway_class_name, look);
         let meta = &gateway.metadata;
         if let (Some(class), Some(namespace), Some(name)) = (class, &meta.namespace, &meta.name) {

@@ -50,12 +50,13 @@ pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
             .iter()
             .map(|listener| Config::plane(Plane::Listener(Arc::new(listener.clone())), only())),
     );
-    if refused(object).is_none() && is_managed(object) {
+    // Also for a Gateway that is refused: an edit gone wrong must not end proxies at work.
+    if is_managed(object) {
         let wanted = Wanted { gateway: object, class, shape: &shape, listeners: &listeners };
         let objects = manifest::objects(wanted, look.mesh());
         outputs.extend(objects.into_iter().map(|object| Output::Object(Arc::new(object))));
     }
-    outputs.push(status(name, object, &shape, &judged, client.as_ref().err(), look));
+    outputs.push(status(object, &shape, &judged, client.as_ref().err(), look));
     outputs
 }
 
@@ -139,7 +140,6 @@ fn refused(object: &Object) -> Option<Refusal> {
 }
 
 fn status(
-    name: &Name,
     object: &Object,
     shape: &Shape,
     judged: &[Judged],
@@ -166,7 +166,12 @@ fn status(
         listeners: own.iter().map(|one| one.status(serving)).collect(),
         sets: sets(judged),
     };
-    let key = Key { kind: Kind::Gateway, name: name.clone() };
+    let meta = &object.metadata;
+    let name = Name::new(
+        meta.namespace.as_deref().unwrap_or_default(),
+        meta.name.as_deref().unwrap_or_default(),
+    );
+    let key = Key { kind: Kind::Gateway, name };
     Output::Status(Status { key, generation: object.metadata.generation, body }.into())
 }
 

@@ -77,7 +77,7 @@ fn service_principals(key: &ServiceKey, look: &mut Lookup<'_>) -> Option<BTreeSe
     }
     let mut principals = BTreeSet::from([binding.principal]);
     if !service::ingress_uses(&object.metadata, look) {
-        principals.extend(routes::gateways_to(key.namespace.as_str(), name, look));
+        principals.extend(routes::principals_to(key.namespace.as_str(), name, look));
     }
     Some(principals)
 }

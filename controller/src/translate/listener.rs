@@ -9,6 +9,7 @@
 //! Rule: `Listener` in Gateway API `apis/v1/gateway_types.go`.
 
 use gateway_api::experimental::gateways::{Gateway, GatewayListeners, GatewayListenersTlsMode};
+use gateway_api::listenersets::ListenerSet;
 use routing::listener::{Listener, ListenerName, ListenerTls, Protocol, TlsMode};
 use routing::matching::HostPattern;
 use routing::route::RouteKind;
@@ -16,7 +17,7 @@ use routing::route::RouteKind;
 use super::frontend::{self, Frontend};
 use super::reference_grant::From;
 use super::waypoint::label;
-use super::{certificate, listener_set};
+use super::{allowed, certificate, listener_set};
 use crate::api::{self, Role};
 use crate::status::{Condition, ListenerStatus};
 use crate::store::Name;
@@ -60,23 +61,42 @@ impl Entry {
 
 /// All entries of a Gateway: its own, then those of the sets that it takes.
 pub fn entries(gateway: &Gateway, look: &mut Lookup<'_>) -> Vec<Entry> {
-    let own = gateway.spec.listeners.iter();
-    let mut entries: Vec<Entry> =
-        own.map(|written| Entry { owner: Owner::Gateway, written: written.clone() }).collect();
+    let mut entries = own_entries(gateway);
     for set in listener_set::of_gateway(gateway, look) {
-        let meta = &set.metadata;
-        let name = Name::new(
-            meta.namespace.as_deref().unwrap_or_default(),
-            meta.name.as_deref().unwrap_or_default(),
-        );
-        // The same members under another name in the crate.
-        entries.extend(set.spec.listeners.iter().filter_map(|listener| {
-            let json = serde_json::to_value(listener).ok()?;
-            let written = serde_json::from_value(json).ok()?;
-            Some(Entry { owner: Owner::Set(name.clone()), written })
-        }));
+        entries.extend(set_entries(set));
     }
     entries
+}
+
+/// The entries of one owner; of a set that the Gateway does not take there are none.
+pub fn entries_of(gateway: &Gateway, owner: &Owner, look: &mut Lookup<'_>) -> Vec<Entry> {
+    match owner {
+        Owner::Gateway => own_entries(gateway),
+        Owner::Set(name) => match look.get::<ListenerSet>(&name.namespace, &name.name) {
+            Some(set) if allowed::listener_set(gateway, &name.namespace, look) => set_entries(set),
+            Some(_) | None => Vec::new(),
+        },
+    }
+}
+
+fn own_entries(gateway: &Gateway) -> Vec<Entry> {
+    let own = gateway.spec.listeners.iter().cloned();
+    own.map(|written| Entry { owner: Owner::Gateway, written }).collect()
+}
+
+fn set_entries(set: &ListenerSet) -> Vec<Entry> {
+    let meta = &set.metadata;
+    let name = Name::new(
+        meta.namespace.as_deref().unwrap_or_default(),
+        meta.name.as_deref().unwrap_or_default(),
+    );
+    let listeners = set.spec.listeners.iter().filter_map(|listener| {
+        // The same members under another name in the crate.
+        let json = serde_json::to_value(listener).ok()?;
+        let written = serde_json::from_value(json).ok()?;
+        Some(Entry { owner: Owner::Set(name.clone()), written })
+    });
+    listeners.collect()
 }
 
 /// Reason and message.

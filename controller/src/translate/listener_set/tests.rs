@@ -88,11 +88,11 @@ fn listener_sets_are_taken_from_allowed_namespaces_only() {
 fn listeners_of_the_gateway_go_before_those_of_sets_and_older_sets_before_newer() {
     let stores = stores(&[&set_gateway("{from: All}"), READY, SETS]);
     let (older, listeners) = set(&stores, "team/older");
-    assert_eq!(older["Accepted"].0, true);
+    assert!(older["Accepted"].0);
     assert_eq!(listeners["a"]["Accepted"], (true, "Accepted"));
     assert_eq!(listeners["a"]["Programmed"], (true, "Programmed"));
     assert_eq!(listeners["taken"]["Conflicted"], (true, "HostnameConflict"));
-    assert_eq!(listeners["taken"]["Programmed"].0, false);
+    assert!(!listeners["taken"]["Programmed"].0);
     let (newer, listeners) = set(&stores, "infra/newer");
     assert_eq!(newer["Accepted"], (false, "ListenersNotValid"));
     assert_eq!(listeners["a"]["Conflicted"], (true, "HostnameConflict"));
