@@ -84,7 +84,8 @@ impl Http1 {
             Body::Length(length) => Encoder::Length(length),
             Body::Unknown => Encoder::Chunked,
         };
-        let wire = http_req_header_to_wire(&head.into_h1(body)?).ok_or(Error::Head("request"))?;
+        let head = head.into_h1(body)?;
+        let wire = http_req_header_to_wire(&head).ok_or(Error::Head("request"))?;
         self.conn.put_head(wire);
         Ok(())
     }
