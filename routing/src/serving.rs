@@ -23,7 +23,7 @@ use crate::gateway::Gateway;
 use crate::listener::{GatewayName, Listener, ListenerName, SecretName};
 use crate::matching::Head;
 use crate::ports::Ports;
-use crate::route::{Parent, Rule, RuleName};
+use crate::route::{Parent, ParentRef, Rule, RuleName};
 use crate::table::{Found, ParentTable};
 
 type Policies = Arc<BTreeMap<PolicyName, Arc<Authorization>>>;
@@ -36,6 +36,8 @@ pub struct Serving {
     ports: Ports,
     rules: Shards<RuleName, Arc<Rule>>,
     tables: Shards<Parent, Arc<ParentTable>>,
+    /// Attachments of rules that are for callers of one namespace.
+    consumers: usize,
     backend_tls: Shards<BackendTlsName, Arc<BackendTls>>,
     secrets: Shards<SecretName, Arc<Secret>>,
     policies: Shards<PolicyName, Arc<Authorization>>,
@@ -138,14 +140,16 @@ impl Serving {
         port: u16,
         namespace: Option<&str>,
     ) -> ServiceRules<'_> {
-        let tables = |consumer: Option<&str>| {
+        let tables = |consumer: Option<Arc<str>>| {
             let table = |port| {
-                let consumer = consumer.map(Arc::from);
+                let consumer = consumer.clone();
                 self.table(&Parent::Service { key: service.clone(), port, consumer })
             };
             ServiceRules { tables: [table(Some(port)), table(None)] }
         };
-        let own = namespace.map(|namespace| tables(Some(namespace)));
+        // Hardly any mesh has such rules, and without one no name is copied.
+        let namespace = namespace.filter(|_| self.consumers > 0);
+        let own = namespace.map(|namespace| tables(Some(namespace.into())));
         own.filter(|own| !own.is_empty()).unwrap_or_else(|| tables(None))
     }
 
@@ -210,6 +214,7 @@ impl Serving {
             Arc::make_mut(&mut table).insert(&rule, &at.hostnames);
             self.tables.insert(at.parent.clone(), table);
         }
+        self.consumers += consumers(&rule);
         if let Some(old) = old {
             self.detach(&old);
         }
@@ -223,6 +228,7 @@ impl Serving {
     }
 
     fn detach(&mut self, old: &Rule) {
+        self.consumers -= consumers(old);
         for at in &old.parents {
             let Some(mut table) = self.tables.remove(&at.parent) else { continue };
             Arc::make_mut(&mut table).remove(old, &at.hostnames);
@@ -309,6 +315,12 @@ impl Serving {
             }));
         }
     }
+}
+
+/// How often a rule is attached for callers of one namespace only.
+fn consumers(rule: &Rule) -> usize {
+    let consumer = |at: &&ParentRef| matches!(at.parent, Parent::Service { consumer: Some(_), .. });
+    rule.parents.iter().filter(consumer).count()
 }
 
 fn targets(policy: &Authorization) -> &[Target] {
