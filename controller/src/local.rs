@@ -31,7 +31,7 @@ pub struct UpOptions {
     /// Folder of Kubernetes YAML; edits take effect while it runs.
     pub folder: PathBuf,
 
-    /// Port on localhost that leads to the first ingress Gateway.
+    /// Port on localhost that leads to the first ingress Gateway; 0 takes any.
     #[arg(long, default_value_t = 8080)]
     pub port: u16,
 

@@ -13,6 +13,7 @@ mod container;
 mod create;
 mod door;
 mod inquire;
+mod logs;
 pub(crate) mod object;
 mod pod;
 mod probe;
@@ -98,7 +99,9 @@ async fn serve(
     let (told, events) = mpsc::unbounded_channel();
     let outlets = doors(listeners, names, told)?;
     let system = system::manifests().map_err(|error| LocalError::Keys(error.to_string()))?;
-    let state = State::new(nodes, system, tokens, outlets, beside.clone());
+    let mut state = State::new(nodes, system, tokens, outlets, beside.clone());
+    state.reuse = options.reuse_addresses;
+    tokio::spawn(logs::keep_short());
     tokio::spawn(inquire::watch_problems());
     let controller = start_controller(&options.folder, &beside);
     Supervisor { state, say: Say::new(&options), events, folder: options.folder, controller }

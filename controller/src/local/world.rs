@@ -55,6 +55,12 @@ pub fn launch(options: &UpOptions) -> Result<ExitCode, LocalError> {
         check_user_namespaces()?;
     }
     let listeners = listen(options.port)?;
+    // Port 0 let the system choose; inside, the choice is said.
+    let chosen = listeners.first().and_then(|listener| listener.local_addr().ok());
+    let options = &UpOptions {
+        port: chosen.map_or(options.port, |address| address.port()),
+        ..options.clone()
+    };
     let passed = pass(&listeners).map_err(LocalError::Launch)?;
     let mut child = command(options, root, &passed)?.spawn().map_err(LocalError::Launch)?;
     // The world holds the listeners now; a second world on this port must be refused by it.

@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use k8s_openapi::api::core::v1::{PodSpec, Service, ServicePort};
+use k8s_openapi::api::core::v1::{Pod, PodSpec, Service, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
 
@@ -39,8 +39,32 @@ pub(super) struct Member {
 }
 
 impl Member {
+    /// A pod by its object, ready as its status says.
+    pub(super) fn of_pod(object: &Value) -> Option<Self> {
+        let pod: Pod = serde_json::from_value(object.clone()).ok()?;
+        let (spec, status) = (pod.spec.unwrap_or_default(), pod.status.unwrap_or_default());
+        let ready = status
+            .conditions
+            .iter()
+            .flatten()
+            .any(|one| one.type_ == "Ready" && one.status == "True");
+        Some(Self {
+            namespace: pod.metadata.namespace.unwrap_or_default(),
+            labels: pod.metadata.labels.unwrap_or_default(),
+            addresses: status
+                .pod_ips
+                .iter()
+                .flatten()
+                .filter_map(|ip| ip.ip.parse().ok())
+                .collect(),
+            ready: ready && pod.metadata.deletion_timestamp.is_none(),
+            ports: Self::named_ports(&spec),
+            host: spec.hostname.zip(spec.subdomain),
+        })
+    }
+
     /// Named ports of a pod's containers.
-    pub(super) fn named_ports(spec: &PodSpec) -> BTreeMap<String, u16> {
+    fn named_ports(spec: &PodSpec) -> BTreeMap<String, u16> {
         let ports = spec.containers.iter().flat_map(|container| container.ports.iter().flatten());
         ports
             .filter_map(|port| Some((port.name.clone()?, u16::try_from(port.container_port).ok()?)))

@@ -11,7 +11,7 @@
 //! Start at [`State::reconcile`].
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -105,6 +105,8 @@ pub(super) struct State {
     pub(super) images: Images,
     /// Ingress Gateways and where they listen.
     pub(super) ingress: Vec<(String, SocketAddr)>,
+    /// A pod's replacement waits for its address.
+    pub(super) reuse: bool,
     system: Vec<Manifest>,
     pods: BTreeMap<String, Running>,
     addresses: ServiceAddresses,
@@ -159,6 +161,7 @@ impl State {
             tokens,
             outlets,
             beside,
+            reuse: false,
             started: OffsetDateTime::now_utc(),
         }
     }
@@ -290,8 +293,11 @@ impl State {
             .collect();
         have.sort_by(|one, other| (one.0, &one.1.name).cmp(&(other.0, &other.1.name)));
         let views: Vec<PodView> = have.into_iter().map(|(_, view)| view).collect();
+        // The address of a pod that is going is to come back under its replacement.
+        let hold = self.reuse && views.iter().any(|view| view.terminating);
         for step in plan::steps(owner, &views, self.nodes.len(), &mut rand::random) {
             match step {
+                Step::Create { .. } if hold => {}
                 Step::Create { name, node } => self.create(owner, name, node, system),
                 Step::Delete { name } => {
                     self.delete_named(&owner.key.namespace, &name, None);
@@ -525,7 +531,8 @@ impl State {
                 _ => None,
             })
             .collect();
-        let members: Vec<Member> = self.pods.values().filter_map(Running::member).collect();
+        let pods: Vec<Value> = self.pods.values().map(|running| self.shown(running)).collect();
+        let members: Vec<Member> = pods.iter().filter_map(Member::of_pod).collect();
         let built = services::build(&services, &members, &mut self.addresses);
         let mut objects: Vec<Value> =
             system::objects().into_iter().filter(|object| !self.is_in_folder(object)).collect();
@@ -537,7 +544,7 @@ impl State {
                 self.started,
             ));
         }
-        objects.extend(self.pods.values().map(|running| self.shown(running)));
+        objects.extend(pods);
         let Built { objects: services, table, zone, ingress } = built;
         objects.extend(services);
         self.record.replace(&objects)?;
@@ -650,19 +657,6 @@ impl Running {
         self.handle
             .as_ref()
             .map_or(0, |handle| handle.containers.iter().map(|state| state.borrow().restarts).sum())
-    }
-
-    fn member(&self) -> Option<Member> {
-        let pod: Pod = serde_json::from_value(self.object.clone()).ok()?;
-        let spec = pod.spec.unwrap_or_default();
-        Some(Member {
-            namespace: pod.metadata.namespace.unwrap_or_default(),
-            labels: pod.metadata.labels.unwrap_or_default(),
-            addresses: self.addresses.both().map(IpAddr::from).to_vec(),
-            ready: self.health().ready() && self.deleted.is_none(),
-            ports: Member::named_ports(&spec),
-            host: spec.hostname.zip(spec.subdomain),
-        })
     }
 
     fn line(&self, uid: &str) -> PodLine {
