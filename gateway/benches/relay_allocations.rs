@@ -15,8 +15,9 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 fn main() -> anyhow::Result<()> {
-    work::main(|| {
+    let counts = || {
         let stats = ALLOCATOR.stats();
         Some((stats.allocations + stats.reallocations, stats.bytes_allocated))
-    })
+    };
+    work::main(counts, None)
 }

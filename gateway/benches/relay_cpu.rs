@@ -11,5 +11,5 @@ mod work;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> anyhow::Result<()> {
-    work::main(|| None)
+    work::main(|| None, None)
 }

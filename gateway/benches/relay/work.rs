@@ -31,20 +31,31 @@ const BODY: usize = 1024;
 /// Allocations and allocated bytes of this process so far, where they are counted.
 pub(crate) type Counts = fn() -> Option<(usize, usize)>;
 
+/// Starts a gateway of another kind in front of a backend, and says where it listens.
+pub(crate) type Start = fn(SocketAddr) -> Result<(Box<dyn std::any::Any>, SocketAddr)>;
+
 /// The whole program; the number of requests may be its argument.
-pub(crate) fn main(counts: Counts) -> Result<()> {
+///
+/// With `start` that is measured in place of the engine alone.
+pub(crate) fn main(counts: Counts, start: Option<Start>) -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = LocalSet::new();
     match words.as_slice() {
         ["backend", protocol] => local.block_on(&runtime, backend(protocol_of(protocol)?)),
-        ["gateway", protocol, to] => {
-            local.block_on(&runtime, gateway(protocol_of(protocol)?, to.parse()?, counts))
-        }
+        ["gateway", protocol, to] => match start {
+            Some(start) => local.block_on(&runtime, async {
+                let (_running, address) = start(to.parse()?)?;
+                say(address)?;
+                std::future::pending().await
+            }),
+            None => local.block_on(&runtime, gateway(protocol_of(protocol)?, to.parse()?, counts)),
+        },
         rest => {
+            let protocols: &[&str] = if start.is_some() { &["h1"] } else { &["h1", "h2"] };
             let requests = rest.iter().find_map(|word| word.parse().ok()).unwrap_or(100_000);
-            local.block_on(&runtime, compare(requests, counts().is_some()))
+            local.block_on(&runtime, compare(requests, counts().is_some(), protocols))
         }
     }
 }
@@ -58,9 +69,9 @@ fn protocol_of(name: &str) -> Result<Protocol> {
 }
 
 /// Runs every pair, and nginx if it is there.
-async fn compare(requests: usize, counted: bool) -> Result<()> {
+async fn compare(requests: usize, counted: bool, protocols: &[&str]) -> Result<()> {
     let mut out = std::io::stdout();
-    for protocol in ["h1", "h2"] {
+    for protocol in protocols {
         let backend = Role::start(&["backend", protocol])?;
         let gateway = Role::start(&["gateway", protocol, &backend.address.to_string()])?;
         let speaks = protocol_of(protocol)?;
@@ -77,7 +88,7 @@ async fn compare(requests: usize, counted: bool) -> Result<()> {
             "{}",
             cost(&format!("{protocol}->{protocol}"), &gateway, speaks, requests).await?
         )?;
-        if protocol == "h1"
+        if *protocol == "h1"
             && let Some(nginx) = Nginx::start(backend.address)?
         {
             for _ in 0..2 {
@@ -137,10 +148,14 @@ impl Role {
         Ok(Self { child, pid, address: line.trim().parse()? })
     }
 
-    /// Time on a CPU, of the main thread.
+    /// Time on a CPU, of all threads.
     fn cpu(&self) -> Result<Duration> {
-        let text = std::fs::read_to_string(format!("/proc/{}/schedstat", self.pid))?;
-        Ok(Duration::from_nanos(text.split(' ').next().context("empty")?.parse()?))
+        let mut sum = 0;
+        for thread in std::fs::read_dir(format!("/proc/{}/task", self.pid))? {
+            let text = std::fs::read_to_string(thread?.path().join("schedstat"))?;
+            sum += text.split(' ').next().context("empty")?.parse::<u64>()?;
+        }
+        Ok(Duration::from_nanos(sum))
     }
 
     fn resident(&self) -> Result<String> {
@@ -164,7 +179,7 @@ fn pin(pid: u32) -> Result<()> {
         text.lines().find(|line| line.starts_with("Cpus_allowed_list")).context("no list")?;
     let last = line.split(['\t', ',', '-']).next_back().context("empty")?;
     let done = Command::new("taskset")
-        .args(["-cp", last, &pid.to_string()])
+        .args(["-acp", last, &pid.to_string()])
         .stdout(Stdio::null())
         .status()?;
     if done.success() { Ok(()) } else { bail!("taskset") }
@@ -218,12 +233,16 @@ impl Nginx {
     }
 }
 
+fn say(address: SocketAddr) -> Result<()> {
+    let mut out = std::io::stdout();
+    writeln!(out, "{address}")?;
+    Ok(out.flush()?)
+}
+
 /// Says where it listens, then gives every connection to `each`.
 async fn listen<F: Future<Output = ()> + 'static>(each: impl Fn(TcpStream) -> F) -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let mut out = std::io::stdout();
-    writeln!(out, "{}", listener.local_addr()?)?;
-    out.flush()?;
+    say(listener.local_addr()?)?;
     loop {
         let (io, _) = listener.accept().await?;
         io.set_nodelay(true)?;
