@@ -170,6 +170,7 @@ fn registry(shared: &Shared) -> Registry {
     build.get_or_create(&labels).set(1);
     registry.register("istio_build", "Version of this process", build);
     registry.register_collector(Box::new(Arc::clone(&shared.metrics)));
+    registry.register_collector(Box::new(Arc::clone(&shared.refused)));
     let own = registry.sub_registry_with_prefix("waymark");
     let open = i64::try_from(shared.connections.count()).unwrap_or(i64::MAX);
     own.register("connections_open", "Connections of clients", ConstGauge::new(open));

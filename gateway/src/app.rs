@@ -88,6 +88,7 @@ impl Gateway {
             state: State::new(&settings),
             listening: Listening::default(),
             connections: Connections::default(),
+            refused: Arc::default(),
             credential: credentials.hold(&settings.identity),
             access_log: AccessLog::start(io::stdout()).map_err(AppError::Threads)?,
             traces: Traces::default(),

@@ -101,9 +101,10 @@ impl<'a> Session<'a> {
         counted.opened();
         self.counted = Some(counted.clone());
         let limits = &self.worker.shared.settings.limits;
+        let decided_at = self.loaded.snapshot.revision;
         let result = tokio::select! {
             biased;
-            refusal = withdrawn(self.worker, self.arrival) => Err(refusal),
+            refusal = withdrawn(self.worker, self.arrival, decided_at) => Err(refusal),
             () = over(drain, limits.drain) => Ok(()),
             () = idle(&self.received, &self.sent, limits.tcp_idle) => Ok(()),
             // How it ended, well or by a reset, is the two ends' affair.
@@ -195,16 +196,19 @@ impl<'a> Session<'a> {
 }
 
 /// Waits until a change of policy refuses what was let in before.
-async fn withdrawn(worker: &Worker, arrival: &Arrival) -> Refusal {
-    let mut changes = worker.shared.state.changes();
+async fn withdrawn(worker: &Worker, arrival: &Arrival, mut decided_at: u64) -> Refusal {
     let remote = arrival.peer.address.ip().to_canonical();
-    while changes.changed().await.is_ok() {
+    loop {
         let loaded = worker.load();
-        if let Err(denied) = decide(&loaded, arrival, remote, None) {
-            return Refusal::Denied(denied);
+        if loaded.snapshot.revision != decided_at {
+            decided_at = loaded.snapshot.revision;
+            if let Err(denied) = decide(&loaded, arrival, remote, None) {
+                return Refusal::Denied(denied);
+            }
         }
+        drop(loaded);
+        worker.changed().await;
     }
-    std::future::pending().await
 }
 
 /// Waits for `drain`, and then as long as running connections are given.

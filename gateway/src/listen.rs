@@ -10,6 +10,7 @@
 pub(crate) mod hbone;
 mod hello;
 mod proxy_protocol;
+pub(crate) mod refused;
 mod rewound;
 mod sniff;
 mod tcp;
@@ -188,12 +189,13 @@ async fn accept(
             continue;
         };
         let load = (worker.load(), shared.connections.enter());
+        let refused = Arc::clone(&shared.refused);
         let stop = stop.clone();
         let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
         worker.run(move |worker| async move {
             let serving = tcp::serve(worker, stream, remote, port, stop);
             if let Err(error) = Box::pin(serving).await {
-                tracing::debug!(%error, port, %remote, "connection ended");
+                refused.note(error.cause(), &error, remote);
             }
             drop(load);
         });

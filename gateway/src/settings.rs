@@ -88,8 +88,6 @@ pub struct GatewayLimits {
     pub udp_idle: Duration,
     /// UDP sessions of one port: 4,096. Beyond it datagrams of new clients are dropped.
     pub udp_sessions: usize,
-    /// A new request waits so long for a policy that has not arrived: 5 s.
-    pub policy_wait: Duration,
     /// Bytes of a mirrored request that may wait for a slow mirror: 64 pieces.
     pub mirror_queue: usize,
     /// Mirrored requests at once on one worker: 256. Beyond it copies are not sent.
@@ -112,7 +110,6 @@ impl Default for GatewayLimits {
             tcp_idle: second(3_600),
             udp_idle: second(60),
             udp_sessions: 4_096,
-            policy_wait: second(5),
             mirror_queue: 64,
             mirrors: 256,
             mirror_time: second(30),

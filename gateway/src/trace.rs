@@ -10,6 +10,7 @@
 //! Rule: W3C Trace Context level 1; OpenTelemetry semantic conventions for HTTP.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -20,7 +21,9 @@ use opentelemetry::trace::{
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider, Span};
+use opentelemetry_sdk::trace::{
+    BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider, Span,
+};
 use routing::gateway::Tracing;
 
 use crate::worker::Shared;
@@ -28,6 +31,8 @@ use crate::worker::Shared;
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: &str = "tracestate";
 const MILLION: u64 = 1_000_000;
+/// Spans wait so long for others to be sent with.
+const EXPORT_EVERY: Duration = Duration::from_secs(1);
 
 /// Where spans go, if anywhere.
 #[derive(Debug, Default)]
@@ -89,8 +94,10 @@ fn activate(settings: &Tracing, shared: &Shared) -> Option<Arc<Active>> {
         .with_attribute(KeyValue::new("k8s.namespace.name", gateway.namespace().to_owned()))
         .with_attribute(KeyValue::new("k8s.pod.name", shared.settings.pod.clone()))
         .build();
+    let batch = BatchConfigBuilder::default().with_scheduled_delay(EXPORT_EVERY).build();
+    let spans = BatchSpanProcessor::builder(exporter).with_batch_config(batch).build();
     let provider = SdkTracerProvider::builder()
-        .with_batch_exporter(exporter)
+        .with_span_processor(spans)
         // What is sampled was decided before a span is made.
         .with_sampler(Sampler::AlwaysOn)
         .with_resource(resource)

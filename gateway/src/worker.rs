@@ -25,7 +25,7 @@ use routing::discovery::{Service, Workload};
 use routing::l4;
 use routing::listener::{Listener, ListenerName, Protocol};
 use rustls::ServerConfig;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tunnel::credentials::{Credential, Held};
 use tunnel::hbone;
@@ -34,6 +34,7 @@ use crate::access_log::AccessLog;
 use crate::dial::{DialError, Target, Terms};
 use crate::http::{Limits, Pool, PoolKey, Protocol as HttpProtocol};
 use crate::listen::Listening;
+use crate::listen::refused::Refused;
 use crate::metrics::{Metrics, PerCore};
 use crate::settings::Settings;
 use crate::state::{Loaded, OfCore, State};
@@ -49,6 +50,7 @@ pub(crate) struct Shared {
     pub(crate) state: State,
     pub(crate) listening: Listening,
     pub(crate) connections: Connections,
+    pub(crate) refused: Arc<Refused>,
     /// The gateway's own certificate.
     pub(crate) credential: Held,
     pub(crate) access_log: AccessLog,
@@ -100,6 +102,8 @@ pub(crate) struct Worker {
     pub(crate) metrics: RefCell<PerCore>,
     /// What was in use when this core last looked: cores count references to it on their own.
     loaded: RefCell<Rc<OfCore>>,
+    /// Wakes sessions that last, at every change of the snapshot.
+    changed: Rc<Notify>,
     /// Identities that peers proved; as many as the mesh has.
     identities: RefCell<HashSet<Identity>>,
     /// The own certificate, as the last change told.
@@ -127,6 +131,7 @@ impl Worker {
             tunnels,
             metrics: RefCell::new(PerCore::new(Arc::clone(&shared.metrics))),
             loaded: RefCell::new(Rc::new(OfCore::new(shared.state.load()))),
+            changed: Rc::default(),
             identities: RefCell::default(),
             credential: Rc::new(RefCell::new(shared.credential.current())),
             rolls: RefCell::new(Rolls::new(rand::rng().next_u64())),
@@ -142,6 +147,11 @@ impl Worker {
         worker.follow_changes();
         worker.follow_credential();
         worker
+    }
+
+    /// Waits for the next change of the snapshot. Cancel safe.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     /// Keeps this core's copy of the certificate that of the process.
@@ -168,10 +178,11 @@ impl Worker {
     /// Lets go of connections to workloads that are gone, whenever the world changes.
     fn follow_changes(&self) {
         let (upstreams, tunnels) = (self.upstreams.clone(), self.tunnels.clone());
-        let shared = Arc::clone(&self.shared);
+        let (shared, changed) = (Arc::clone(&self.shared), Rc::clone(&self.changed));
         let mut changes = shared.state.changes();
         tokio::task::spawn_local(async move {
             while changes.changed().await.is_ok() {
+                changed.notify_waiters();
                 let loaded = shared.state.load();
                 let discovery = &loaded.snapshot.discovery;
                 let there =

@@ -88,6 +88,7 @@ async fn compare(requests: usize, counted: bool, protocols: &[&str]) -> Result<(
             "{}",
             cost(&format!("{protocol}->{protocol}"), &gateway, speaks, requests).await?
         )?;
+        writeln!(out, "{protocol} {}", idle(&gateway, speaks).await?)?;
         if *protocol == "h1"
             && let Some(nginx) = Nginx::start(backend.address)?
         {
@@ -112,6 +113,36 @@ async fn allocations(gateway: &Role, protocol: Protocol) -> Result<String> {
         difference as f64 / f64::from(REQUESTS)
     };
     Ok(format!("{:.1} allocations, {:.0} bytes per request", per(0), per(1)))
+}
+
+/// Resident memory of connections that had a request each and now wait.
+async fn idle(gateway: &Role, protocol: Protocol) -> Result<String> {
+    const CONNECTIONS: usize = 1000;
+    let before: i64 = gateway.resident()?.parse()?;
+    let mut held = Vec::new();
+    for _ in 0..CONNECTIONS {
+        held.push(stay(gateway.address, protocol).await?);
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let after: i64 = gateway.resident()?.parse()?;
+    let each = (after - before) as f64 / CONNECTIONS as f64;
+    Ok(format!("{CONNECTIONS} idle connections: {each:.1} KiB each"))
+}
+
+/// A connection that had one request.
+async fn stay(to: SocketAddr, protocol: Protocol) -> Result<Box<dyn std::any::Any>> {
+    let one = Cell::new(1);
+    if protocol == Protocol::Http2 {
+        let (client, connection) = h2::client::handshake(connect(to).await?).await?;
+        tokio::task::spawn_local(async move {
+            let _ended = connection.await;
+        });
+        load_h2(client.clone(), &one).await?;
+        return Ok(Box::new(client));
+    }
+    let mut io = connect(to).await?;
+    load_h1(&mut io, &one).await?;
+    Ok(Box::new(io))
 }
 
 /// CPU per request of `role` under load.
@@ -367,8 +398,8 @@ async fn load(to: SocketAddr, protocol: Protocol, width: usize, requests: usize)
         }
     } else {
         for _ in 0..width {
-            let (left, io) = (Rc::clone(&left), connect(to).await?);
-            tasks.push(tokio::task::spawn_local(async move { load_h1(io, &left).await }));
+            let (left, mut io) = (Rc::clone(&left), connect(to).await?);
+            tasks.push(tokio::task::spawn_local(async move { load_h1(&mut io, &left).await }));
         }
     }
     for task in tasks {
@@ -383,7 +414,7 @@ async fn connect(to: SocketAddr) -> Result<TcpStream> {
     Ok(io)
 }
 
-async fn load_h1(mut io: TcpStream, left: &Cell<usize>) -> Result<()> {
+async fn load_h1(io: &mut TcpStream, left: &Cell<usize>) -> Result<()> {
     const REQUEST: &[u8] = b"GET /some/path?with=query HTTP/1.1\r\nHost: backend.example\r\nUser-Agent: relay\r\nAccept: */*\r\n\r\n";
     let mut buffer = vec![0; 8192];
     while let Some(rest) = left.get().checked_sub(1) {

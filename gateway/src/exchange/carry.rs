@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use http::header::CONTENT_LENGTH;
 use policy::retry::{Failure, Retry as RetryRule};
 use policy::timeout::Timeouts;
 use tokio::time::{sleep_until, timeout_at};
@@ -206,7 +207,9 @@ impl<'a> Carrying<'a> {
         let upgraded = answer.status == http::StatusCode::SWITCHING_PROTOCOLS;
         let limit = record.attempt_deadline.filter(|_| !upgraded);
         let asked = self.asked;
-        let asking = upgraded.then(|| down.head().clone());
+        // What may last is asked again at every change; the rest is over too soon for that.
+        let lasts = upgraded || asked.grpc || !answer.headers.contains_key(CONTENT_LENGTH);
+        let asking = lasts.then(|| down.head().clone());
         let delivered = by(limit, self.bodies.deliver(down, up, answer));
         let result = match asking {
             Some(head) => tokio::select! {
@@ -237,14 +240,18 @@ impl<'a> Carrying<'a> {
 
 /// Waits until a change of policy refuses what was let in before.
 async fn withdrawn(asked: &Asked<'_>, head: &http::request::Parts) -> Refusal {
-    let mut changes = asked.worker.shared.state.changes();
-    while changes.changed().await.is_ok() {
+    let mut decided_at = asked.loaded.snapshot.revision;
+    loop {
         let loaded = asked.worker.load();
-        if let Err(denied) = admit::admit(&loaded, asked.arrival, asked.remote, head) {
-            return Refusal::Denied(denied);
+        if loaded.snapshot.revision != decided_at {
+            decided_at = loaded.snapshot.revision;
+            if let Err(denied) = admit::admit(&loaded, asked.arrival, asked.remote, head) {
+                return Refusal::Denied(denied);
+            }
         }
+        drop(loaded);
+        asked.worker.changed().await;
     }
-    std::future::pending().await
 }
 
 /// Runs `work` up to `limit`; none if it took longer.

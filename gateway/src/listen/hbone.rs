@@ -24,6 +24,7 @@ use tunnel::hbone::server::{self, AcceptError, Connect, ConnectionError};
 use tunnel::hbone::{POD_UID, REFUSED_UID};
 
 use super::hello;
+use super::refused::Cause;
 use super::rewound::Rewound;
 use super::sniff;
 use super::tcp::http;
@@ -49,6 +50,19 @@ pub(crate) enum HboneError {
     /// The connection broke.
     #[error("connection broke")]
     Connection(#[source] ConnectionError),
+}
+
+impl HboneError {
+    /// What it is counted as.
+    pub(super) fn cause(&self) -> Cause {
+        match self {
+            Self::NoCertificate => Cause::Certificate,
+            Self::Overload => Cause::Overload,
+            Self::Accept(AcceptError::TimedOut) => Cause::TimedOut,
+            Self::Accept(_) => Cause::Tls,
+            Self::Connection(_) => Cause::Broken,
+        }
+    }
 }
 
 /// Serves the CONNECT streams of one connection until it ends.
@@ -126,8 +140,7 @@ async fn answer(
     let (entry, local) = match entry {
         Ok(found) => found,
         Err(why) => {
-            let authority = connect.authority();
-            tracing::warn!(peer = %peer.address, authority, %why, "CONNECT refused");
+            worker.shared.refused.note(Cause::Connect, &why, peer.address);
             match why {
                 NotOurs::Malformed | NotOurs::Foreign => {
                     connect.refuse(StatusCode::BAD_REQUEST, None);

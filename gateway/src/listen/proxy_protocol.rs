@@ -215,6 +215,25 @@ mod tests {
         assert!(parse(&huge).is_err());
     }
 
+    #[test]
+    fn changed_headers_never_panic_and_never_claim_more_than_there_is() {
+        let four = [10, 0, 0, 1, 10, 0, 0, 2, 0x30, 0x39, 0, 80];
+        let seeds =
+            [b"PROXY TCP4 10.0.0.1 10.0.0.2 12345 80\r\n".to_vec(), v2(0x21, 0x11, &four)];
+        let mut rolls = routing::balance::Rolls::new(7);
+        for _ in 0..20_000 {
+            let mut bytes = seeds[usize::try_from(rolls.below(2)).unwrap()].clone();
+            for _ in 0..=rolls.below(3) {
+                let place = usize::try_from(rolls.below(bytes.len() as u64)).unwrap();
+                bytes[place] = rolls.roll().to_be_bytes()[0];
+            }
+            bytes.truncate(usize::try_from(rolls.below(60)).unwrap());
+            if let Ok(Some((_, length))) = parse(&bytes) {
+                assert!(length <= bytes.len(), "{bytes:?}");
+            }
+        }
+    }
+
     #[tokio::test]
     async fn what_follows_the_header_is_kept() {
         let mut stream = &b"PROXY TCP4 10.0.0.1 10.0.0.2 12345 80\r\nGET / HTTP/1.1"[..];

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::hello::{self, HelloError};
 use super::proxy_protocol::{self, ProxyProtocolError, Said};
+use super::refused::Cause;
 use super::rewound::Rewound;
 use super::{canonical, hbone};
 use crate::exchange::{self, Arrival, Entry, TlsSession};
@@ -63,6 +64,22 @@ pub(super) enum EarlyEnd {
     /// HBONE ended early.
     #[error("HBONE failed")]
     Hbone(#[source] hbone::HboneError),
+}
+
+impl EarlyEnd {
+    /// What it is counted as.
+    pub(super) fn cause(&self) -> Cause {
+        match self {
+            Self::Socket(_) => Cause::Socket,
+            Self::Overload => Cause::Overload,
+            Self::NoListener | Self::NoName(_) => Cause::NoListener,
+            Self::ProxyProtocol(_) => Cause::ProxyProtocol,
+            Self::Hello(_) | Self::Tls(_) => Cause::Tls,
+            Self::Certificate(_) => Cause::Certificate,
+            Self::TimedOut => Cause::TimedOut,
+            Self::Hbone(error) => error.cause(),
+        }
+    }
 }
 
 /// A connection on its way.

@@ -307,3 +307,69 @@ fn requests_are_counted_with_the_names_of_istio() -> anyhow::Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn sampled_requests_are_told_to_the_collector_and_the_backend() -> anyhow::Result<()> {
+    local(async {
+        let (mut mesh, _backends) = edge(&["web"]).await?;
+        put(&mut mesh, under("/", "all", "web")?);
+        let collector = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let endpoint = collector.local_addr()?.to_string();
+        mesh.settings(|settings| {
+            settings.tracing = Some(routing::gateway::Tracing {
+                endpoint: endpoint.as_str().into(),
+                sampled_per_million: 0,
+            });
+        })?;
+        let (tell, mut told) = tokio::sync::mpsc::channel(8);
+        tokio::task::spawn_local(async move {
+            let (stream, _) = collector.accept().await?;
+            let service = hyper::service::service_fn(move |request: http::Request<_>| {
+                let tell = tell.clone();
+                async move {
+                    let path = request.uri().path().to_owned();
+                    let body = http_body_util::BodyExt::collect(request.into_body()).await;
+                    let body =
+                        body.map(|body: http_body_util::Collected<bytes::Bytes>| body.to_bytes());
+                    let body: Result<_, hyper::Error> = body;
+                    drop(tell.send((path, body?)).await);
+                    let mut answer = http::Response::new(Full::<bytes::Bytes>::default());
+                    answer.headers_mut().insert("grpc-status", "0".parse().unwrap());
+                    answer
+                        .headers_mut()
+                        .insert("content-type", "application/grpc".parse().unwrap());
+                    Ok::<_, hyper::Error>(answer)
+                }
+            });
+            let executor = hyper_util::rt::TokioExecutor::new();
+            let http = hyper::server::conn::http2::Builder::new(executor);
+            drop(http.serve_connection(hyper_util::rt::TokioIo::new(stream), service).await);
+            anyhow::Ok(())
+        });
+        let trace = "0af7651916cd43dd8448eb211c80319c";
+        let call = async |flags: &str| {
+            let parent = format!("00-{trace}-b7ad6b7169203331-{flags}");
+            let request = get("shop.example", "/").header("traceparent", &parent);
+            let stream = TcpStream::connect((mesh.ip, 8080)).await?;
+            let seen = http1(stream, request.body(Full::default())?).await?.seen()?;
+            anyhow::Ok((parent, seen.headers["traceparent"].clone()))
+        };
+        let (sent, seen) = call("00").await?;
+        assert_eq!(seen, sent, "not sampled: passed on as it is");
+        // The exporter is made beside the data path, a moment after the settings came.
+        let (sent, seen) = loop {
+            let (sent, seen) = call("01").await?;
+            if seen != sent {
+                break (sent, seen);
+            }
+        };
+        assert!(seen.starts_with(&format!("00-{trace}-")) && seen != sent, "{seen}");
+        let (path, body) = told.recv().await.ok_or_else(|| anyhow::anyhow!("no span"))?;
+        assert_eq!(path, "/opentelemetry.proto.collector.trace.v1.TraceService/Export");
+        let id: Vec<u8> = (0..16)
+            .map(|n| u8::from_str_radix(&trace[2 * n..2 * n + 2], 16))
+            .collect::<Result<_, _>>()?;
+        assert!(body.windows(16).any(|part| part == id), "the span belongs to the caller's trace");
+        Ok(())
+    })
+}

@@ -150,6 +150,8 @@ fn what_is_not_its_own_is_refused() -> anyhow::Result<()> {
         assert_eq!(pod.connections(), 0);
         let ours = client.open(&format!("{}:80", vip("web")), uid("uid-of-gw-1")).await;
         assert!(ours.is_ok(), "{ours:?}");
+        let counted = "waymark_connections_refused_total{cause=\"connect\"} 7";
+        assert!(mesh.gateway.scrape().contains(counted));
         Ok(())
     })
 }
