@@ -4,6 +4,7 @@
 //! and `explain` read. Answers are JSON; whoever can open the socket may ask.
 
 mod answers;
+mod coverage;
 
 use std::convert::Infallible;
 use std::io;

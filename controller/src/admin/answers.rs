@@ -2,16 +2,17 @@
 
 //! What the admin endpoints answer.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use base64::Engine as _;
 use k8s_openapi::api::core::v1::Pod;
-use policy::authz::{Action, Authorization, Scope};
+use policy::authz::{Action, Authorization, Scope, Target};
 use routing::delta::Resource as Plane;
 use routing::discovery::{Health, TunnelProtocol, Workload};
 use serde_json::{Value, json};
 
-use super::Query;
+use super::{Query, coverage};
 use crate::app::{Hub, State};
 use crate::output::Family;
 use crate::store::index::Index;
@@ -59,16 +60,24 @@ fn object(state: &State, key: &Key) -> Option<Value> {
 /// Every workload: addresses, node, waypoint, protocol, identity, policies, enrolment.
 pub(super) fn workloads(hub: &Hub) -> Value {
     let state = hub.read();
+    let waypoints = coverage::waypoints(&state);
     let listed = state.published.plane().filter_map(|plane| {
         let Plane::Workload(workload) = plane else { return None };
-        Some(workload_line(workload, &state.stores, hub))
+        let services = workload.services.keys().filter_map(|service| waypoints.get(service));
+        let through: BTreeSet<String> = services.map(ToString::to_string).collect();
+        Some(workload_line(workload, &through, &state.stores, hub))
     });
     let mut listed: Vec<Value> = listed.collect();
     listed.sort_by_key(|line| line.get("uid").map(ToString::to_string));
     json!(listed)
 }
 
-fn workload_line(workload: &Workload, stores: &Stores, hub: &Hub) -> Value {
+fn workload_line(
+    workload: &Workload,
+    through: &BTreeSet<String>,
+    stores: &Stores,
+    hub: &Hub,
+) -> Value {
     let uid = workload.pod_uid.as_deref().unwrap_or_default();
     let found = stores.list::<Pod>(Index::Uid, uid).into_iter().next();
     let wanted = found.is_some_and(|found| {
@@ -89,6 +98,7 @@ fn workload_line(workload: &Workload, stores: &Stores, hub: &Hub) -> Value {
         "protocol": match workload.tunnel { TunnelProtocol::Hbone => "HBONE", TunnelProtocol::None => "TCP" },
         "identity": workload.identity.to_string(),
         "waypoint": workload.waypoint.as_ref().map(ToString::to_string),
+        "serviceWaypoints": through,
         "healthy": workload.health == Health::Healthy,
         "services": services,
         "policies": policies,
@@ -126,9 +136,7 @@ pub(super) fn policies(hub: &Hub) -> Value {
             Scope::Global => ("mesh", Vec::new()),
             Scope::Namespace => ("namespace", Vec::new()),
             Scope::Selector => ("workloads", Vec::new()),
-            Scope::Targets(targets) => {
-                ("targets", targets.iter().map(|target| format!("{target:?}")).collect())
-            }
+            Scope::Targets(targets) => ("targets", targets.iter().map(target_name).collect()),
         };
         json!({
             "name": policy.name.to_string(),
@@ -148,6 +156,14 @@ pub(super) fn policies(hub: &Hub) -> Value {
     let mut lines: Vec<Value> = found.into_iter().map(line).collect();
     lines.sort_by_key(|line| line.get("name").map(ToString::to_string));
     json!(lines)
+}
+
+fn target_name(target: &Target) -> String {
+    match target {
+        Target::Service(key) => format!("Service {key}"),
+        Target::Gateway(name) => format!("Gateway {name}"),
+        Target::Class(name) => format!("GatewayClass {name}"),
+    }
 }
 
 /// Mesh health: clients and what they acknowledged, what was refused and why, pods, files.
@@ -174,6 +190,8 @@ pub(super) fn status(hub: &Hub) -> Value {
         "refused": refused,
         "problems": state.problems,
         "pods": pods(&state, hub),
+        "unguarded": coverage::unguarded(&state),
+        "udp": coverage::udp(&state),
         "resources": resources,
     })
 }

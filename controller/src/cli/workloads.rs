@@ -55,13 +55,12 @@ pub(super) fn workloads(args: &WorkloadsArgs) -> Result<ExitCode, Failure> {
 }
 
 fn row(workload: &Value, wide: bool) -> Vec<String> {
-    let waypoint = text(workload, "/waypoint");
     let mut row = vec![
         text(workload, "/namespace"),
         text(workload, "/name"),
         texts(workload, "/addresses").into_iter().next().unwrap_or_default(),
         text(workload, "/node"),
-        if waypoint.is_empty() { "None".to_owned() } else { waypoint },
+        waypoints(workload),
         text(workload, "/protocol"),
         text(workload, "/identity"),
     ];
@@ -72,6 +71,23 @@ fn row(workload: &Value, wide: bool) -> Vec<String> {
         row.push(texts(workload, "/policies").join(","));
     }
     row
+}
+
+/// The waypoints in front of a workload: its own, else those of its Services; `None` without.
+///
+/// One of its own namespace goes by its bare name, as labels name it.
+fn waypoints(workload: &Value) -> String {
+    let own = text(workload, "/waypoint");
+    let of = if own.is_empty() { texts(workload, "/serviceWaypoints") } else { vec![own] };
+    let name = |key: &String| {
+        let (namespace, host) = key.split_once('/')?;
+        let name = host.split('.').next().filter(|_| host.contains(".svc."))?;
+        let here = namespace == text(workload, "/namespace");
+        Some(if here { name.to_owned() } else { format!("{namespace}/{name}") })
+    };
+    let names: Vec<String> =
+        of.iter().map(|key| name(key).unwrap_or_else(|| key.clone())).collect();
+    if names.is_empty() { "None".to_owned() } else { names.join(",") }
 }
 
 /// How a pod stands towards the mesh: `enrolled`, or what is missing.
@@ -91,6 +107,23 @@ pub(super) fn standing(enrolment: &Value) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn waypoints_go_by_their_short_names() {
+        let cases = [
+            (json!({"namespace": "n"}), "None"),
+            (json!({"namespace": "n", "waypoint": "n/w.n.svc.cluster.local"}), "w"),
+            (json!({"namespace": "n", "waypoint": "m/w.m.svc.cluster.local"}), "m/w"),
+            (
+                json!({"namespace": "n", "serviceWaypoints": ["n/w.n.svc.cluster.local", "m/v.m.svc.x"]}),
+                "w,m/v",
+            ),
+            (json!({"namespace": "n", "waypoint": "net/10.0.0.1"}), "net/10.0.0.1"),
+        ];
+        for (workload, want) in cases {
+            assert_eq!(waypoints(&workload), want, "{workload}");
+        }
+    }
 
     #[test]
     fn a_pod_stands_where_its_label_and_its_agent_say() {
