@@ -87,7 +87,7 @@ impl Graph {
     ) {
         let mut look = Lookup::new(stores, mesh);
         let outputs = id.translator.run(&id.name, &mut look);
-        let reads = look.into_reads();
+        let (reads, kept) = look.finish();
         let old = self.tasks.remove(&id).unwrap_or_default();
         for key in old.reads.difference(&reads) {
             if let Some(readers) = self.readers.get_mut(key) {
@@ -100,7 +100,9 @@ impl Graph {
         for key in reads.difference(&old.reads) {
             self.readers.entry(key.clone()).or_default().insert(id.clone());
         }
-        let gives = self.table.replace(&id, &old.gives, outputs, changed);
+        let (stay, old): (Vec<_>, Vec<_>) = old.gives.into_iter().partition(|k| kept.contains(k));
+        let mut gives = self.table.replace(&id, &old, outputs, changed);
+        gives.extend(stay);
         let alive = id
             .translator
             .primary()

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::facts::{FactKey, PodFact, Step};
 use super::index::Index;
 use super::{Key, Name, ReadKey, Stored, Stores};
+use crate::output::OutputKey;
 use crate::settings::Mesh;
 
 /// The one way for a translator to see other objects.
@@ -19,12 +20,13 @@ pub struct Lookup<'a> {
     stores: &'a Stores,
     mesh: &'a Mesh,
     reads: HashSet<ReadKey>,
+    kept: HashSet<OutputKey>,
 }
 
 impl<'a> Lookup<'a> {
     /// Reads from `stores`.
     pub fn new(stores: &'a Stores, mesh: &'a Mesh) -> Self {
-        Self { stores, mesh, reads: HashSet::new() }
+        Self { stores, mesh, reads: HashSet::new(), kept: HashSet::new() }
     }
 
     /// What holds for the whole mesh.
@@ -82,8 +84,14 @@ impl<'a> Lookup<'a> {
         self.stores.facts.step(what)
     }
 
-    /// The keys that were asked for.
-    pub fn into_reads(self) -> HashSet<ReadKey> {
-        self.reads
+    /// Leaves an output as it was, if the translator made it before: what it would be made of
+    /// now cannot be served.
+    pub fn keep(&mut self, output: OutputKey) {
+        self.kept.insert(output);
+    }
+
+    /// The keys that were asked for, and the outputs that stay as they were.
+    pub fn finish(self) -> (HashSet<ReadKey>, HashSet<OutputKey>) {
+        (self.reads, self.kept)
     }
 }

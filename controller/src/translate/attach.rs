@@ -257,7 +257,8 @@ impl Attached {
             let mut conditions =
                 vec![accepted, condition("ResolvedRefs", "ResolvedRefs", problem.0.as_ref())];
             if let Rules::SomeServed((reason, message)) = rules {
-                let message = format!("Dropped Rule: {message}");
+                let message =
+                    format!("Fall Back: {message}; its last good version stays, if there was one");
                 conditions.push(Condition::new("PartiallyInvalid", true, reason, message));
             }
             ParentStatus { reference: reference.clone(), controller, conditions }
@@ -267,6 +268,11 @@ impl Attached {
             generation: route.meta.generation,
             body: Body::Parents { fields: ("parents", "parentRef"), parents: parents.collect() },
         }
+    }
+
+    /// Tells whether every parent of ours takes the route: nothing was withdrawn from it.
+    pub fn is_whole(&self) -> bool {
+        self.told.iter().all(|(.., refused)| refused.is_none())
     }
 
     /// Tells whether any parent of ours was named.

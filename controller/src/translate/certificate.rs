@@ -16,7 +16,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use super::listener::Refusal;
 use super::reference_grant::{self, From, To};
 use super::{allowed, listener_set, shape};
-use crate::output::{Config, Output, Scope};
+use crate::output::{Config, Family, Output, OutputKey, Scope};
 use crate::store::Name;
 use crate::store::index::{self, Index};
 use crate::store::lookup::Lookup;
@@ -164,8 +164,14 @@ pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
         return Vec::new();
     }
     let read = read(&name.namespace, &name.name, secret);
-    let output = |secret: backend::Secret| {
-        Config::plane(Plane::Secret(secret.into()), Scope::Gateways(gateways))
-    };
-    read.map(output).into_iter().collect()
+    match read {
+        Ok(secret) => {
+            vec![Config::plane(Plane::Secret(secret.into()), Scope::Gateways(gateways))]
+        }
+        // Proxies go on with what they had; their listeners say what is wrong.
+        Err(_) => {
+            look.keep(OutputKey::Config(Family::Secret, name.to_string().into()));
+            Vec::new()
+        }
+    }
 }

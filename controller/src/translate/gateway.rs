@@ -21,7 +21,7 @@ use super::shape::{self, Shape};
 use super::waypoint::label;
 use super::{frontend, pod};
 use crate::api::{self, BuiltinClass, Role};
-use crate::output::{Config, Output, Scope};
+use crate::output::{Config, Family, Output, OutputKey, Scope};
 use crate::provision::manifest::{self, Wanted};
 use crate::status::{Body, Condition, Status};
 use crate::store::index::{self, Index};
@@ -50,6 +50,11 @@ pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
             .iter()
             .map(|listener| Config::plane(Plane::Listener(Arc::new(listener.clone())), only())),
     );
+    for kept in judged.iter().filter_map(|one| one.kept.as_ref()) {
+        look.keep(OutputKey::Config(Family::Listener, kept.name.as_str().into()));
+    }
+    let listeners: Vec<Listener> =
+        judged.iter().filter_map(|one| one.resource.clone().or_else(|| one.kept.clone())).collect();
     // Also for a Gateway that is refused: an edit gone wrong must not end proxies at work.
     if is_managed(object) {
         let wanted = Wanted { gateway: object, class, shape: &shape, listeners: &listeners };

@@ -119,6 +119,9 @@ pub struct Judged {
     pub unresolved: Option<Refusal>,
     /// What a proxy gets; none if it cannot be served.
     pub resource: Option<Listener>,
+    /// What a proxy may go on with if it has it: the port, without the certificates that it is
+    /// served with no more.
+    pub kept: Option<Listener>,
 }
 
 /// Kinds of routes that an entry takes, and whether all it names are kinds that it can take.
@@ -169,7 +172,7 @@ pub fn judge(gateway: &Gateway, role: Role, look: &mut Lookup<'_>) -> Vec<Judged
         let entry = &entry.written;
         one.conflict = rivals.map(|(_, other)| conflict(other, entry)).find_map(|found| found);
         if one.conflict.is_some() {
-            one.resource = None;
+            (one.resource, one.kept) = (None, None);
         }
         judged.push((one, entry));
     }
@@ -193,6 +196,7 @@ fn judge_one(
         conflict: None,
         unresolved: None,
         resource: None,
+        kept: None,
     };
     let protocol = match protocol(entry, role) {
         Ok(protocol) => protocol,
@@ -216,8 +220,17 @@ fn judge_one(
     let serves = !judged.kinds.is_empty() || protocol == Protocol::Hbone;
     if judged.refused.is_none() && serves && (tls.is_some() || !wants_tls) {
         judged.resource = resource(gateway, holder, protocol, tls);
+    } else if serves && may_stay(&judged) {
+        judged.kept = resource(gateway, holder, protocol, None);
     }
     judged
+}
+
+/// Tells whether the last good version stays: certificates went bad, and no permission was lost.
+fn may_stay(judged: &Judged) -> bool {
+    let reason = |refusal: &Option<Refusal>| refusal.as_ref().map(|(reason, _)| *reason);
+    matches!(reason(&judged.refused), None | Some("NoValidCACertificate"))
+        && reason(&judged.unresolved).is_some_and(|reason| reason != "RefNotPermitted")
 }
 
 fn protocol(entry: &GatewayListeners, role: Role) -> Result<Protocol, Refusal> {
@@ -396,7 +409,10 @@ impl Judged {
                 Condition::new("Programmed", false, reason, message.clone())
             }
             (None, _, _) => {
-                let message = "the listener cannot be served".to_owned();
+                let message = match &self.kept {
+                    None => "the listener cannot be served".to_owned(),
+                    Some(_) => "what was served before stays, if there was any".to_owned(),
+                };
                 Condition::new("Programmed", false, "Invalid", message)
             }
         };

@@ -3,7 +3,7 @@
 //! From the rules of a route to one resource per rule, for all kinds of routes.
 //!
 //! Owns what the kinds share: names, backends, and what becomes of a rule that cannot be read
-//! (it is left out, and the route is told). The kinds differ in [`super::http_route`],
+//! (its last good version stays, and the route is told). The kinds differ in [`super::http_route`],
 //! [`super::grpc_route`] and [`super::l4_route`].
 
 use std::collections::BTreeSet;
@@ -19,7 +19,7 @@ use super::backend::{self, Problem};
 use super::filters;
 use super::reference_grant::From;
 use crate::api::gateway as written;
-use crate::output::{Config, Output, Scope};
+use crate::output::{Config, Family, Output, OutputKey, Scope};
 use crate::store::lookup::Lookup;
 
 /// What a kind of route reads of one of its rules.
@@ -99,6 +99,10 @@ pub fn outputs<R>(
         match read(rule, &mut reader) {
             Ok(parts) => served.push(resource(route, index, parts, &attached)),
             Err(message) => {
+                if attached.is_whole() {
+                    let name: Arc<str> = rule_name(route, index).to_string().into();
+                    reader.look.keep(OutputKey::Config(Family::Route, name));
+                }
                 wrong.get_or_insert(format!("rule {index}: {message}"));
             }
         }
@@ -127,12 +131,7 @@ fn resource(route: Route<'_>, index: u32, parts: Parts, attached: &Attached) -> 
         matches.push(RequestMatch::any());
     }
     Rule {
-        name: RuleName {
-            kind: route.kind,
-            namespace: route.meta.namespace.as_deref().unwrap_or_default().into(),
-            name: route.meta.name.as_deref().unwrap_or_default().into(),
-            index,
-        },
+        name: rule_name(route, index),
         rule_name: name,
         created: route.created(),
         parents: attached.parents.clone(),
@@ -141,6 +140,15 @@ fn resource(route: Route<'_>, index: u32, parts: Parts, attached: &Attached) -> 
         backends,
         timeouts,
         retry,
+    }
+}
+
+fn rule_name(route: Route<'_>, index: u32) -> RuleName {
+    RuleName {
+        kind: route.kind,
+        namespace: route.meta.namespace.as_deref().unwrap_or_default().into(),
+        name: route.meta.name.as_deref().unwrap_or_default().into(),
+        index,
     }
 }
 

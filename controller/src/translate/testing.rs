@@ -11,7 +11,8 @@ use routing::listener::Listener;
 use routing::route::Rule;
 
 use super::Translator;
-use crate::output::{Output, Resource, Scope};
+use crate::graph::Graph;
+use crate::output::{Family, Output, OutputKey, Resource, Scope};
 use crate::settings::Mesh;
 use crate::source::document;
 use crate::status::{Body, Condition, Status};
@@ -36,6 +37,35 @@ pub(crate) fn run(stores: &Stores, translator: Translator, name: &str) -> Made {
     let (namespace, name) = name.split_once('/').unwrap_or(("", name));
     let mesh = Mesh::default();
     Made(translator.run(&Name::new(namespace, name), &mut Lookup::new(stores, &mesh)))
+}
+
+/// Objects that are edited, and what stands after each edit.
+#[derive(Default)]
+pub(crate) struct Edited {
+    stores: Stores,
+    graph: Graph,
+}
+
+impl Edited {
+    /// Takes the objects of a text; tells which resources changed.
+    pub(crate) fn put(&mut self, text: &str) -> Vec<String> {
+        let parsed = document::parse(Path::new("test.yaml"), text);
+        let mut touched = Vec::new();
+        for placed in parsed.objects {
+            touched.extend(self.stores.put(placed.object));
+        }
+        let changed = self.graph.run(&self.stores, &Mesh::default(), &touched);
+        let names = changed.into_iter().filter_map(|key| match key {
+            OutputKey::Config(_, name) => Some(name.to_string()),
+            OutputKey::Status(_) | OutputKey::Object(_) | OutputKey::Attached(_) => None,
+        });
+        names.collect()
+    }
+
+    /// All resources by family and name.
+    pub(crate) fn holds(&self, family: Family, name: &str) -> bool {
+        self.graph.table.get(&OutputKey::Config(family, name.into())).is_some()
+    }
 }
 
 /// Outputs of a translator.

@@ -5,8 +5,8 @@
 use routing::listener::{ClientValidationMode, Protocol, TlsMode};
 
 use super::super::Translator;
-use super::super::testing::{Made, certificate, run, secret, stores};
-use crate::output::Output;
+use super::super::testing::{Edited, Made, certificate, run, secret, stores};
+use crate::output::{Family, Output};
 use crate::status::Body;
 use crate::store::Kind;
 
@@ -182,6 +182,39 @@ spec:
     let near = crate::output::Scope::Gateways([crate::store::Name::new("infra", "near")].into());
     assert_eq!(config.scope, near);
     assert!(run(&stores(&[&own]), Translator::Secret, "infra/good").0.is_empty());
+}
+
+#[test]
+fn a_certificate_gone_bad_leaves_the_last_good_one_and_a_lost_grant_does_not() {
+    let (pem, key) = certificate("example.org");
+    let gateway = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: gw, namespace: infra}
+spec:
+  gatewayClassName: waymark
+  listeners: [{name: l, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: far, namespace: certs}]}}]
+";
+    let grant = |to: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: {{name: g, namespace: certs}}\n\
+             spec:\n  from: [{{group: gateway.networking.k8s.io, kind: Gateway, namespace: infra}}]\n  \
+             to: [{{group: '', kind: Secret, name: {to}}}]\n"
+        )
+    };
+    let mut edited = Edited::default();
+    for text in [gateway, READY, &grant("far"), &secret("certs", "far", &pem, &key)] {
+        edited.put(text);
+    }
+    let holds = |edited: &Edited| {
+        let listener = edited.holds(Family::Listener, "infra/gw/l");
+        (listener, edited.holds(Family::Secret, "certs/far"))
+    };
+    assert_eq!(holds(&edited), (true, true));
+    assert!(edited.put(&secret("certs", "far", "garbage", &key)).is_empty());
+    assert_eq!(holds(&edited), (true, true));
+    edited.put(&grant("other"));
+    assert_eq!(holds(&edited), (false, false));
 }
 
 #[test]

@@ -7,8 +7,8 @@ use routing::matching::{PathMatch, RequestMatch};
 use routing::route::{BackendTarget, Parent};
 
 use super::super::Translator;
-use super::super::testing::{Made, run, stores};
-use crate::output::Scope;
+use super::super::testing::{Edited, Made, run, stores};
+use crate::output::{Family, Scope};
 use crate::store::Name;
 
 const BASE: &str = "
@@ -207,6 +207,28 @@ fn a_rule_that_cannot_be_read_is_dropped_and_reported() {
     assert_eq!(made.parents()[0]["Accepted"], (false, "UnsupportedValue"));
     assert!(made.rules().is_empty());
     assert!(made.attached().is_empty());
+}
+
+#[test]
+fn the_last_good_version_of_a_rule_stays_until_a_new_one_can_be_read() {
+    let route = |path: &str, parent: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r, namespace: infra}}\n\
+             spec:\n  parentRefs: [{{name: {parent}}}]\n  rules: [{{matches: [{{path: {{type: RegularExpression, value: '{path}'}}}}]}}]\n"
+        )
+    };
+    let mut edited = Edited::default();
+    edited.put(BASE);
+    let name = "HTTPRoute/infra/r/0";
+    assert_eq!(edited.put(&route("/a.*", "same")), [name]);
+    assert!(
+        edited.put(&route("(", "same")).is_empty(),
+        "an edit that cannot be read sends nothing"
+    );
+    assert!(edited.holds(Family::Route, name), "and takes nothing away");
+    assert_eq!(edited.put(&route("/b.*", "same")), [name]);
+    assert_eq!(edited.put(&route("(", "gone")), [name], "a route without parents serves nobody");
+    assert!(!edited.holds(Family::Route, name));
 }
 
 #[test]
