@@ -4,14 +4,13 @@
 //!
 //! Adding a waypoint: it is ready → it is published → every client acknowledged it → the guard
 //! is on. Removing one: the guard is off → acknowledged → clients are told to go direct.
-//! Releasing a pod: clients are told that it takes plain bytes → acknowledged → its agent lets
-//! it go. What is so from the first moment that is known of it is in force at once: nothing was
-//! ever sent past it. A waypoint that is not there at all refuses at once.
+//! A running pod that comes in, and every pod that leaves: see [`pods`]. What is so from the
+//! first moment that is known of it is in force at once: nothing was ever sent past it. A
+//! waypoint that is not there at all refuses at once.
 //!
 //! Rule: *Order* of `design.md` §5a. Start at [`Steps::settle`].
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Pod, Service};
@@ -19,11 +18,15 @@ use routing::discovery::GatewayAddress;
 
 use crate::api;
 use crate::settings::Mesh;
-use crate::store::facts::{FactKey, Step};
+use crate::store::facts::{FactKey, PodState, Step};
+use crate::store::index::Index;
 use crate::store::lookup::Lookup;
-use crate::store::{Kind, ReadKey, Stores};
-use crate::translate::pod;
+use crate::store::{Kind, Name, ReadKey, Stores};
 use crate::translate::waypoint::{self, State};
+
+use self::pods::Belonging;
+
+mod pods;
 
 /// How long traffic goes direct while a new waypoint starts; then it refuses like an absent one.
 const START: Duration = Duration::from_secs(60);
@@ -42,14 +45,16 @@ pub struct Moment {
 /// What was known when last looked, and what is under way.
 #[derive(Debug, Default)]
 pub struct Steps {
-    /// Service → its waypoint.
-    waypoints: BTreeMap<String, Option<Waypoint>>,
-    /// Pod UID → whether it belongs in the mesh.
-    pods: HashMap<String, bool>,
+    /// Service → its key on the wire and its waypoint.
+    services: BTreeMap<Name, (String, Option<Waypoint>)>,
+    /// Pod → its UID and whether it belongs in the mesh.
+    pods: BTreeMap<Name, (String, bool)>,
     /// Service or pod → the revision whose acknowledgement its step waits for.
     acks: BTreeMap<String, u64>,
     /// Service → since when its waypoint starts.
     starting: BTreeMap<String, Instant>,
+    /// Pod → since when its agent is to let plain connections past.
+    opening: BTreeMap<String, Instant>,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -61,7 +66,8 @@ struct Waypoint {
 impl Steps {
     /// Moves every ordered change as far as it may go; returns the read keys that this touched.
     ///
-    /// `touched` are the keys that changed before; without any, only what waits is looked at.
+    /// `touched` are the keys that changed before: what they concern is looked at, and what
+    /// waits.
     pub fn settle(
         &mut self,
         stores: &mut Stores,
@@ -70,91 +76,86 @@ impl Steps {
         moment: Moment,
     ) -> Vec<ReadKey> {
         let mut moved = Vec::new();
-        let about = |kinds: &[Kind]| {
-            touched.iter().any(|key| match key {
-                ReadKey::Object(key) => kinds.contains(&key.kind),
-                ReadKey::Fact(FactKey::Pod(_)) => kinds.contains(&Kind::Pod),
-                ReadKey::Fact(FactKey::Step(_)) | ReadKey::Index(..) => false,
-            })
-        };
-        if about(&[Kind::Service, Kind::Namespace, Kind::Gateway, Kind::GatewayClass, Kind::Pod]) {
-            let now = waypoints(stores, mesh);
-            moved.extend(self.waypoints_changed(stores, now, moment));
+        for name in concerned(touched, Kind::Service, &self.services, stores) {
+            let now = service(&name, stores, mesh);
+            moved.extend(self.look_at_service(stores, &name, now, moment));
         }
-        if about(&[Kind::Pod, Kind::Namespace]) {
-            let now = belonging(stores, mesh);
-            moved.extend(self.pods_changed(stores, now, moment));
+        for name in concerned(touched, Kind::Pod, &self.pods, stores) {
+            let now = pods::belonging(&name, stores, mesh);
+            moved.extend(self.look_at_pod(stores, &name, now, moment));
         }
         moved.extend(self.acknowledged(stores, moment));
         moved.extend(self.overdue(stores, moment));
         moved
     }
 
-    fn waypoints_changed(
+    fn look_at_service(
         &mut self,
         stores: &mut Stores,
-        now: BTreeMap<String, Option<Waypoint>>,
+        name: &Name,
+        now: Option<(String, Option<Waypoint>)>,
         moment: Moment,
-    ) -> Vec<ReadKey> {
-        let before = std::mem::take(&mut self.waypoints);
-        let mut moved = Vec::new();
-        for service in before.keys().filter(|service| !now.contains_key(*service)) {
-            moved.extend(self.set(stores, service, Step::Settled, moment));
-        }
-        for (service, waypoint) in &now {
-            let step = stores.facts.step(service);
-            let next = match (before.get(service), waypoint) {
-                // Not seen before: nothing was ever sent past it.
-                (None, _) => Step::Settled,
-                (Some(None), Some(new)) => match new.state {
-                    State::NotReady => Step::Waiting,
-                    State::Ready => Step::Published,
-                    State::Absent | State::Denied | State::WrongTraffic => Step::Settled,
-                },
-                (Some(Some(_)), Some(new)) => match (step, new.state) {
-                    (Step::Waiting, State::NotReady) => Step::Waiting,
-                    (Step::Waiting, State::Ready) => Step::Published,
-                    (Step::Waiting, _) => Step::Settled,
-                    (step, _) => step,
-                },
-                (Some(Some(old)), None) => match (&old.address, &step) {
-                    (Some(address), Step::Settled | Step::Published)
-                        if old.state == State::Ready =>
-                    {
-                        Step::Leaving(address.clone())
-                    }
-                    _ => Step::Settled,
-                },
-                (Some(None), None) => step,
-            };
-            moved.extend(self.set(stores, service, next, moment));
-        }
-        self.waypoints = now;
-        moved
+    ) -> Option<ReadKey> {
+        let before = self.services.remove(name);
+        let Some((key, waypoint)) = now else {
+            let (key, _) = before?;
+            return self.set(stores, &key, Step::Settled, moment);
+        };
+        let step = stores.facts.step(&key);
+        let next = match (before.map(|(_, waypoint)| waypoint), &waypoint) {
+            // Not seen before: nothing was ever sent past it.
+            (None, _) => Step::Settled,
+            (Some(None), Some(new)) => match new.state {
+                State::NotReady => Step::Waiting,
+                State::Ready => Step::Published,
+                State::Absent | State::Denied | State::WrongTraffic => Step::Settled,
+            },
+            (Some(Some(_)), Some(new)) => match (step, new.state) {
+                (Step::Waiting, State::NotReady) => Step::Waiting,
+                (Step::Waiting, State::Ready) => Step::Published,
+                (Step::Waiting, _) => Step::Settled,
+                (step, _) => step,
+            },
+            (Some(Some(old)), None) => match (old.address, &step) {
+                (Some(address), Step::Settled | Step::Published) if old.state == State::Ready => {
+                    Step::Leaving(address)
+                }
+                _ => Step::Settled,
+            },
+            (Some(None), None) => step,
+        };
+        self.services.insert(name.clone(), (key.clone(), waypoint));
+        self.set(stores, &key, next, moment)
     }
 
-    fn pods_changed(
+    fn look_at_pod(
         &mut self,
         stores: &mut Stores,
-        now: HashMap<String, bool>,
+        name: &Name,
+        now: Option<(String, Belonging)>,
         moment: Moment,
     ) -> Vec<ReadKey> {
-        let before = std::mem::take(&mut self.pods);
+        let before = self.pods.remove(name);
         let mut moved = Vec::new();
-        for uid in before.keys().filter(|uid| !now.contains_key(*uid)) {
-            moved.extend(self.set(stores, uid, Step::Settled, moment));
+        if let Some((old, _)) = &before
+            && now.as_ref().is_none_or(|(uid, _)| uid != old)
+        {
+            moved.extend(self.set(stores, old, Step::Settled, moment));
         }
-        for (uid, belongs) in &now {
-            let left = before.get(uid) == Some(&true) && !belongs;
-            // One that was never proven can be let go at once: nobody sends it HBONE.
-            let proven = stores.facts.pod(uid).is_some();
-            if left && proven {
-                moved.extend(self.set(stores, uid, Step::Releasing, moment));
-            } else if *belongs {
-                moved.extend(self.set(stores, uid, Step::Settled, moment));
-            }
+        let Some((uid, now)) = now else { return moved };
+        let known = before.filter(|(old, _)| *old == uid).map(|(_, inside)| inside);
+        let next = pods::next(known, now, &stores.facts.step(&uid), stores.facts.pod(&uid));
+        let proven = stores.facts.pod(&uid).is_some_and(|fact| fact.state == PodState::Enrolled);
+        if next == Step::Joining && stores.facts.step(&uid) != Step::Joining {
+            // What clients acknowledge of an earlier step says nothing of this one.
+            self.acks.remove(&uid);
         }
-        self.pods = now;
+        if next == Step::Joining && proven {
+            // It goes out as HBONE with the next revision.
+            self.acks.entry(uid.clone()).or_insert(moment.revision + 1);
+        }
+        moved.extend(self.set(stores, &uid, next, moment));
+        self.pods.insert(name.clone(), (uid, now.inside));
         moved
     }
 
@@ -173,7 +174,16 @@ impl Steps {
         for service in &due {
             tracing::warn!(service, "waypoint did not become ready in time: traffic is refused");
         }
-        due.iter().filter_map(|what| self.set(stores, what, Step::Settled, moment)).collect()
+        let silent = |since: &Instant| moment.now.duration_since(*since) > pods::SILENCE;
+        let late = self.opening.iter().filter(|(_, since)| silent(since));
+        let late: Vec<String> = late.map(|(uid, _)| uid.clone()).collect();
+        for uid in &late {
+            tracing::warn!(uid, "its agent does not let plain connections past: not waited for");
+        }
+        let mut moved: Vec<ReadKey> =
+            due.iter().filter_map(|what| self.set(stores, what, Step::Settled, moment)).collect();
+        moved.extend(late.iter().filter_map(|uid| self.set(stores, uid, Step::Releasing, moment)));
+        moved
     }
 
     fn set(
@@ -184,8 +194,11 @@ impl Steps {
         moment: Moment,
     ) -> Option<ReadKey> {
         if stores.facts.step(what) != step {
-            self.acks.remove(what);
+            if step != Step::Joining {
+                self.acks.remove(what);
+            }
             self.starting.remove(what);
+            self.opening.remove(what);
         }
         match step {
             Step::Published | Step::Leaving(_) | Step::Releasing => {
@@ -194,32 +207,60 @@ impl Steps {
             Step::Waiting => {
                 self.starting.entry(what.to_owned()).or_insert(moment.now);
             }
-            Step::Settled => {}
+            Step::Opening => {
+                self.opening.entry(what.to_owned()).or_insert(moment.now);
+            }
+            Step::Joining | Step::Settled => {}
         }
         stores.facts.set_step(what, step)
     }
 }
 
-/// Every Service with its waypoint, if it has one.
-fn waypoints(stores: &Stores, mesh: &Mesh) -> BTreeMap<String, Option<Waypoint>> {
-    let of = |service: &Arc<Service>| {
-        let meta = &service.metadata;
-        let namespace = meta.namespace.as_deref().unwrap_or_default();
-        let key = api::service_key(namespace, meta.name.as_deref().unwrap_or_default());
-        let bound = waypoint::of_service(meta, &mut Lookup::new(stores, mesh));
-        let waypoint = bound.map(|bound| Waypoint { state: bound.state, address: bound.address() });
-        (key, waypoint)
+/// The objects of a kind that a change concerns: themselves, or all, if what changed may decide
+/// about any of them.
+fn concerned<T>(
+    touched: &[ReadKey],
+    kind: Kind,
+    known: &BTreeMap<Name, T>,
+    stores: &Stores,
+) -> BTreeSet<Name> {
+    let decides = |key: &ReadKey| match key {
+        ReadKey::Object(key) => {
+            let of_gateways = matches!(key.kind, Kind::Gateway | Kind::GatewayClass);
+            key.kind == Kind::Namespace || (kind == Kind::Service && of_gateways)
+        }
+        // A proxy came, went, or changed its readiness.
+        ReadKey::Index(Kind::Pod, Index::Label, label) => {
+            kind == Kind::Service && label.contains(api::GATEWAY_NAME)
+        }
+        ReadKey::Index(..) | ReadKey::Fact(_) => false,
     };
-    stores.all::<Service>().map(of).collect()
+    if touched.iter().any(decides) {
+        return known.keys().cloned().chain(stores.names(kind)).collect();
+    }
+    let mut own = BTreeSet::new();
+    for key in touched {
+        match key {
+            ReadKey::Object(key) if key.kind == kind => {
+                own.insert(key.name.clone());
+            }
+            ReadKey::Fact(FactKey::Pod(uid)) if kind == Kind::Pod => {
+                let found = stores.list::<Pod>(Index::Uid, uid).into_iter();
+                own.extend(found.map(|found| pods::name(found)));
+            }
+            ReadKey::Object(_) | ReadKey::Index(..) | ReadKey::Fact(_) => {}
+        }
+    }
+    own
 }
 
-/// Every pod with a UID, and whether it belongs in the mesh.
-fn belonging(stores: &Stores, mesh: &Mesh) -> HashMap<String, bool> {
-    let of = |found: &Arc<Pod>| {
-        let uid = found.metadata.uid.clone()?;
-        Some((uid, pod::belongs(found, &mut Lookup::new(stores, mesh))))
-    };
-    stores.all::<Pod>().filter_map(of).collect()
+/// A Service's key on the wire and its waypoint; none if there is no such Service.
+fn service(name: &Name, stores: &Stores, mesh: &Mesh) -> Option<(String, Option<Waypoint>)> {
+    let meta = &stores.get::<Service>(&name.namespace, &name.name)?.metadata;
+    let key = api::service_key(&name.namespace, &name.name);
+    let bound = waypoint::of_service(meta, &mut Lookup::new(stores, mesh));
+    let waypoint = bound.map(|bound| Waypoint { state: bound.state, address: bound.address() });
+    Some((key, waypoint))
 }
 
 #[cfg(test)]

@@ -99,6 +99,7 @@ impl Bookinfo {
             reason: String::new(),
             older_connections: 0,
             repairs: 0,
+            plain_inbound: false,
         };
         self.stores.facts.set_pod(&format!("{deployment}-uid"), Some(fact));
     }

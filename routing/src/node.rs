@@ -62,6 +62,8 @@ pub struct PodState {
     pub older_connections: u32,
     /// How often lost capture rules were put back.
     pub repairs: u32,
+    /// Plain connections to the pod are not captured.
+    pub plain_inbound: bool,
 }
 
 /// Steps of a pod into the mesh and out of it.

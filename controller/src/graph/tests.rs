@@ -120,6 +120,7 @@ fn apply(stores: &mut Stores, edit: &Edit) -> Vec<ReadKey> {
                 reason: String::new(),
                 older_connections: 0,
                 repairs: 0,
+                plain_inbound: false,
             };
             stores.facts.set_pod("u1", Some(fact)).into_iter().collect()
         }

@@ -64,6 +64,7 @@ pub fn apply(report: &Report, state: &mut State) -> Vec<ReadKey> {
             reason: said.reason.clone(),
             older_connections: said.older_connections,
             repairs: said.repairs,
+            plain_inbound: said.plain_inbound,
         };
         touched.extend(state.stores.facts.set_pod(&said.uid, Some(fact)));
     }

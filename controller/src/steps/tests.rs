@@ -40,6 +40,13 @@ impl Course {
         self.stores.facts.step(SERVICE)
     }
 
+    /// An agent reports; nothing more is acknowledged.
+    fn fact(&mut self, uid: &str, fact: PodFact) {
+        let touched: Vec<ReadKey> =
+            self.stores.facts.set_pod(uid, Some(fact)).into_iter().collect();
+        self.settle(&touched, 0, Duration::ZERO);
+    }
+
     fn put(&mut self, text: &str, acked: u64) -> Step {
         let mut touched = Vec::new();
         for placed in document::parse(Path::new("f"), text).objects {
@@ -124,13 +131,89 @@ fn an_agent_is_told_to_let_a_pod_go_after_the_clients() {
         reason: String::new(),
         older_connections: 0,
         repairs: 0,
+        plain_inbound: false,
     };
-    course.stores.facts.set_pod("u1", Some(fact));
+    course.stores.facts.set_pod("u1", Some(fact.clone()));
     course.put(&namespace("none"), 10);
+    assert_eq!(course.stores.facts.step("u1"), Step::Opening, "clients still send HBONE");
+    course.fact("u1", PodFact { plain_inbound: true, ..fact });
     assert_eq!(course.stores.facts.step("u1"), Step::Releasing);
     let told = course.revision;
     course.settle(&[], told - 1, Duration::ZERO);
     assert_eq!(course.stores.facts.step("u1"), Step::Releasing);
     course.settle(&[], told, Duration::ZERO);
     assert_eq!(course.stores.facts.step("u1"), Step::Settled);
+}
+
+fn report(state: PodState, plain_inbound: bool) -> PodFact {
+    PodFact {
+        node: "n".into(),
+        state,
+        reason: String::new(),
+        older_connections: 0,
+        repairs: 0,
+        plain_inbound,
+    }
+}
+
+fn labelled(mode: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Namespace\nmetadata: {{name: app, labels: {{istio.io/dataplane-mode: {mode}}}}}\n---\n"
+    )
+}
+
+fn pod_of_mesh(ready: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: p, namespace: app, uid: u1}}\nspec: {{nodeName: n, containers: []}}\nstatus: {{conditions: [{{type: Ready, status: '{ready}'}}]}}\n---\n"
+    )
+}
+
+#[test]
+fn plain_connections_to_a_running_pod_are_captured_last() {
+    let mut course = Course::new(&(labelled("none") + &pod_of_mesh("True")));
+    course.put(&labelled("ambient"), 10);
+    assert_eq!(course.stores.facts.step("u1"), Step::Joining);
+    course.settle(&[], 1000, Duration::ZERO);
+    assert_eq!(course.stores.facts.step("u1"), Step::Joining, "not proven yet");
+    let published = course.revision + 1;
+    course.fact("u1", report(PodState::Enrolled, true));
+    course.settle(&[], published - 1, Duration::ZERO);
+    assert_eq!(course.stores.facts.step("u1"), Step::Joining, "clients do not know yet");
+    course.settle(&[], published, Duration::ZERO);
+    assert_eq!(course.stores.facts.step("u1"), Step::Settled);
+}
+
+#[test]
+fn a_new_pod_is_captured_whole_before_it_starts() {
+    let mut course = Course::new(&labelled("ambient"));
+    course.put(&pod_of_mesh("False"), 10);
+    assert_eq!(course.stores.facts.step("u1"), Step::Settled);
+    course.put(&pod_of_mesh("True"), 10);
+    assert_eq!(course.stores.facts.step("u1"), Step::Settled);
+}
+
+#[test]
+fn a_pod_that_comes_back_while_it_leaves_joins_again() {
+    let mut course = Course::new(&(labelled("ambient") + &pod_of_mesh("False")));
+    course.fact("u1", report(PodState::Enrolled, false));
+    course.put(&labelled("none"), 10);
+    assert_eq!(course.stores.facts.step("u1"), Step::Opening);
+    course.put(&labelled("ambient"), 10);
+    assert_eq!(course.stores.facts.step("u1"), Step::Settled, "clients were told nothing");
+    course.put(&labelled("none"), 10);
+    course.fact("u1", report(PodState::Enrolled, true));
+    assert_eq!(course.stores.facts.step("u1"), Step::Releasing);
+    course.put(&labelled("ambient"), 10);
+    assert_eq!(course.stores.facts.step("u1"), Step::Joining, "some may send plain bytes");
+}
+
+#[test]
+fn a_silent_agent_is_not_waited_for() {
+    let mut course = Course::new(&(labelled("ambient") + &pod_of_mesh("False")));
+    course.fact("u1", report(PodState::Enrolled, false));
+    course.put(&labelled("none"), 10);
+    course.settle(&[], 0, pods::SILENCE);
+    assert_eq!(course.stores.facts.step("u1"), Step::Opening);
+    course.settle(&[], 0, pods::SILENCE + Duration::from_secs(1));
+    assert_eq!(course.stores.facts.step("u1"), Step::Releasing);
 }

@@ -33,6 +33,9 @@ pub struct PodFact {
     pub older_connections: u32,
     /// Rules that were lost and put back.
     pub repairs: u32,
+    /// Plain connections to the pod are not captured.
+    #[serde(default)]
+    pub plain_inbound: bool,
 }
 
 /// How far the enrolment of a pod is.
@@ -61,7 +64,13 @@ pub enum Step {
     Settled,
     /// The waypoint is not declared any more: the guard is off, traffic still enters it.
     Leaving(GatewayAddress),
-    /// The pod does not belong in the mesh any more: clients are told, its agent not yet.
+    /// A running pod comes into the mesh: its agent leaves plain connections to it alone until
+    /// every client knows that it takes HBONE.
+    Joining,
+    /// The pod does not belong in the mesh any more: its agent is told to leave plain connections
+    /// to it alone; clients are not told yet.
+    Opening,
+    /// Clients are told that it takes plain bytes; its agent is not told to let it go yet.
     Releasing,
 }
 
@@ -109,9 +118,12 @@ impl Facts {
         let what: Arc<str> = what.into();
         match step {
             Step::Settled => self.steps.remove(&what),
-            step @ (Step::Waiting | Step::Published | Step::Leaving(_) | Step::Releasing) => {
-                self.steps.insert(Arc::clone(&what), step)
-            }
+            step @ (Step::Waiting
+            | Step::Published
+            | Step::Leaving(_)
+            | Step::Joining
+            | Step::Opening
+            | Step::Releasing) => self.steps.insert(Arc::clone(&what), step),
         };
         Some(ReadKey::Fact(FactKey::Step(what)))
     }

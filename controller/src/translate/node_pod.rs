@@ -25,9 +25,12 @@ pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
     let Some(object) = look.get::<Pod>(&name.namespace, &name.name) else { return Vec::new() };
     let (Some(spec), Some(uid)) = (&object.spec, &object.metadata.uid) else { return Vec::new() };
     let Some(node) = &spec.node_name else { return Vec::new() };
-    if !pod::belongs(object, look) && look.step(uid) != Step::Releasing {
+    let step = look.step(uid);
+    if !pod::belongs(object, look) && !matches!(step, Step::Opening | Step::Releasing) {
         return Vec::new();
     }
+    // While clients change from plain to HBONE or back, both must reach the application.
+    let changing = matches!(step, Step::Joining | Step::Opening | Step::Releasing);
     let labels = object.metadata.labels.clone().unwrap_or_default();
     let (holds, _) = peer_authentication::effective(&name.namespace, &labels, look);
     let annotations = object.metadata.annotations.as_ref();
@@ -39,7 +42,7 @@ pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
         addresses: pod::addresses(object).into_iter().map(octets).collect(),
         probes: probes(spec),
         dns_capture: !is_false(label(annotations, api::DNS_CAPTURE)),
-        bypass_inbound: is_true(label(annotations, api::BYPASS_INBOUND)),
+        bypass_inbound: changing || is_true(label(annotations, api::BYPASS_INBOUND)),
         strict: holds.strict,
     };
     vec![Config::output(Resource::NodePod(told), Scope::Node(node.as_str().into()))]

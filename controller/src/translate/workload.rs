@@ -22,7 +22,7 @@ use super::{authorization, entry, guard, peer_authentication, pod};
 use crate::api;
 use crate::output::{Config, Output, Scope};
 use crate::store::Name;
-use crate::store::facts::PodState;
+use crate::store::facts::{PodState, Step};
 use crate::store::lookup::Lookup;
 
 /// Outputs of one pod.
@@ -93,8 +93,9 @@ fn takes_hbone(object: &Pod, look: &mut Lookup<'_>) -> bool {
     let proven = look.pod(uid).map(|fact| fact.state);
     let said = label(object.metadata.annotations.as_ref(), api::REDIRECTION) == Some("enabled");
     match proven {
-        // One that is to leave is told of as plain before its agent lets it go.
-        Some(PodState::Enrolled) => pod::belongs(object, look),
+        // One that is to leave takes plain bytes before clients are told of it as plain, and
+        // that is before its agent lets it go.
+        Some(PodState::Enrolled) => pod::belongs(object, look) || look.step(uid) == Step::Opening,
         Some(PodState::Released | PodState::Failed | PodState::Pending) => false,
         None => said,
     }

@@ -82,6 +82,7 @@ pub fn read_report(message: &wire::NodeReport) -> Result<NodeReport, WireError> 
             reason: state.reason.as_str().into(),
             older_connections: state.older_connections,
             repairs: state.repairs,
+            plain_inbound: state.plain_inbound,
         })
     };
     Ok(NodeReport {
@@ -106,6 +107,7 @@ pub fn write_report(report: &NodeReport) -> wire::NodeReport {
             reason: state.reason.to_string(),
             older_connections: state.older_connections,
             repairs: state.repairs,
+            plain_inbound: state.plain_inbound,
         }
     };
     wire::NodeReport {
@@ -169,6 +171,7 @@ mod tests {
             reason: "r".into(),
             older_connections: 1,
             repairs: 2,
+            plain_inbound: true,
         });
         let report = NodeReport { node: "n".into(), pods: pods.collect() };
         let mut message = write_report(&report);

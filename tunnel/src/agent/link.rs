@@ -19,10 +19,12 @@ use std::time::Duration;
 use prost::Message as _;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
+use routing::node::{NodeReport, PodState, Step};
 use routing::stream::client::Client;
 use routing::stream::{DeltaDiscoveryResponse, Node as StreamNode, Rejected};
 use routing::wire::chain;
-use routing::wire::messages::waymark::v1::{self as wire, pod_state::State};
+use routing::wire::messages::waymark::v1 as wire;
+use routing::wire::node::{NODE_POD_URL, REPORT, write_report};
 use tokio::sync::watch;
 use tonic::transport::Channel;
 use tracing::{info, warn};
@@ -35,12 +37,6 @@ use super::spec::PodSpec;
 use crate::control::backoff::Backoff;
 use crate::control::client::{self, Apply};
 use crate::control::{ControlError, Controller};
-
-/// Kind of resource that names the pods of this node.
-pub const NODE_POD: &str = "type.googleapis.com/waymark.v1.NodePod";
-
-/// Path of the method that takes reports.
-pub const REPORT: &str = "/waymark.v1.Node/Report";
 
 /// Longest wait for the answer to a report.
 const REPORT_PATIENCE: Duration = Duration::from_secs(5);
@@ -63,7 +59,7 @@ pub async fn follow(agent: &Arc<Agent>, settings: &Settings) {
     let (again, due) = watch::channel(0);
     let mut sink =
         Sink { agent: Arc::clone(agent), inside: BTreeSet::new(), complete: false, again };
-    let stream = Client::new(stream_node(settings), [NODE_POD]);
+    let stream = Client::new(stream_node(settings), [NODE_POD_URL]);
     tokio::join!(
         client::follow(&controller, stream, &mut sink),
         report(agent, &controller, &settings.node, due),
@@ -190,7 +186,7 @@ async fn send(
         None => channel.insert(controller.connect().await?).clone(),
     };
     let pods = agent.node().report().into_iter().map(pod_state).collect();
-    let question = wire::NodeReport { node: node.to_owned(), pods };
+    let question = write_report(&NodeReport { node: node.into(), pods });
     controller.call(open, REPORT, question, REPORT_PATIENCE).await
 }
 
@@ -199,19 +195,20 @@ fn take(agent: &Arc<Agent>, answer: &wire::NodeReportAck) {
     agent.outside(&answer.outside_namespaces.iter().cloned().collect());
 }
 
-fn pod_state(pod: PodReport) -> wire::PodState {
-    let state = match pod.standing {
-        Standing::Pending => State::Pending,
-        Standing::Enrolled => State::Enrolled,
-        Standing::Failed => State::Failed,
-        Standing::Released => State::Released,
+fn pod_state(pod: PodReport) -> PodState {
+    let step = match pod.standing {
+        Standing::Pending => Step::Pending,
+        Standing::Enrolled => Step::Enrolled,
+        Standing::Failed => Step::Failed,
+        Standing::Released => Step::Released,
     };
-    wire::PodState {
-        uid: pod.uid.to_string(),
-        state: state.into(),
-        reason: pod.reason,
+    PodState {
+        uid: pod.uid,
+        step,
+        reason: pod.reason.into(),
         older_connections: u32::try_from(pod.older).unwrap_or(u32::MAX),
         repairs: pod.repairs,
+        plain_inbound: pod.plain_inbound,
     }
 }
 
@@ -221,7 +218,13 @@ mod tests {
 
     #[test]
     fn a_resource_must_describe_the_pod_that_it_names() {
-        let pod = |uid: &str| wire::NodePod { uid: uid.to_owned(), ..Default::default() };
+        let pod = |uid: &str| wire::NodePod {
+            uid: uid.to_owned(),
+            name: "web".to_owned(),
+            namespace: "shop".to_owned(),
+            service_account: "seller".to_owned(),
+            ..Default::default()
+        };
         assert_eq!(&*read("a", &pod("a").encode_to_vec()).unwrap().uid, "a");
         let cases = [
             ("another pod", "a", pod("b").encode_to_vec()),

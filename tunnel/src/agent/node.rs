@@ -85,6 +85,8 @@ pub struct PodReport {
     pub older: usize,
     /// Times that lost rules were put back.
     pub repairs: u32,
+    /// Plain connections to the pod are not captured.
+    pub plain_inbound: bool,
 }
 
 /// Why a plug-in's call cannot be served.
@@ -293,6 +295,7 @@ impl Node {
                     reason: status.reason.clone(),
                     older: status.older.len(),
                     repairs: status.repairs,
+                    plain_inbound: status.plain_inbound,
                 }
             };
             pods.iter().map(report).collect()

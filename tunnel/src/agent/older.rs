@@ -11,7 +11,7 @@
 //!
 //! Rule: columns of `/proc/net/tcp` (Linux `Documentation/networking/proc_net_tcp.rst`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
@@ -69,15 +69,26 @@ impl Sockets {
         Ok(Self(tables.iter().flat_map(|text| text.lines().filter_map(parse_line)).collect()))
     }
 
-    /// Connections of the application with others, before anything is captured.
+    /// Connections of the application with others that the tunnel does not carry.
+    ///
+    /// One that it carries ends in this very namespace: at its port for captured connections,
+    /// or at the socket that it opened to the application.
     #[must_use]
     pub fn of_application(&self) -> BTreeSet<Connection> {
-        let elsewhere = |connection: &Connection| {
-            let (local, remote) = (connection.local.ip(), connection.remote.ip());
-            local != remote && !canonical(connection.local).ip().is_loopback()
+        let ends = |c: &Connection| (canonical(c.local), canonical(c.remote));
+        let taken: HashSet<SocketAddr> = self
+            .open()
+            .filter(|c| CAPTURED_PORTS.contains(&c.local.port()))
+            .map(|c| canonical(c.remote))
+            .collect();
+        let here: HashSet<_> = self.open().map(ends).collect();
+        let is_plain = |c: &&Connection| {
+            let (local, remote) = ends(c);
+            let elsewhere = local.ip() != remote.ip() && !local.ip().is_loopback();
+            let carried = taken.contains(&local) || here.contains(&(remote, local));
+            elsewhere && !carried && !TUNNEL_PORTS.contains(&local.port())
         };
-        let foreign = |connection: &Connection| !TUNNEL_PORTS.contains(&connection.local.port());
-        self.open().filter(|c| elsewhere(c) && foreign(c)).cloned().collect()
+        self.open().filter(is_plain).cloned().collect()
     }
 
     /// Those of `older` that are still open.
@@ -228,5 +239,23 @@ mod tests {
         assert_eq!(sockets.still_open(&older), older);
         let reused = older.iter().map(|c| Connection { inode: c.inode + 100, ..c.clone() });
         assert_eq!(sockets.still_open(&reused.collect()), BTreeSet::new(), "another socket");
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn what_the_tunnel_carries_is_not_plain() {
+        // Outbound: the application's socket, and the tunnel's on 15001. Inbound: the socket that
+        // the tunnel opened with the caller's address, and the application's. Then two plain ones.
+        let table = "\
+   1: 0501F40A:D431 0701F40A:0050 01 0:0 00:0 0 0 0 1
+   2: 0100007F:3A99 0501F40A:D431 01 0:0 00:0 0 0 0 2
+   3: 0601F40A:C350 0501F40A:1F90 01 0:0 00:0 0 0 0 3
+   4: 0501F40A:1F90 0601F40A:C350 01 0:0 00:0 0 0 0 4
+   5: 0501F40A:D432 0701F40A:0050 01 0:0 00:0 0 0 0 5
+   6: 0501F40A:1F90 0601F40A:C351 01 0:0 00:0 0 0 0 6
+";
+        let sockets = Sockets(table.lines().filter_map(parse_line).collect());
+        let plain: Vec<u64> = sockets.of_application().iter().map(|c| c.inode).collect();
+        assert_eq!(plain, [6, 5]);
     }
 }

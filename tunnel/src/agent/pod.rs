@@ -89,6 +89,8 @@ pub struct Status {
     pub older: BTreeSet<Connection>,
     /// Times that lost rules were put back.
     pub repairs: u32,
+    /// Plain connections to the pod are not captured.
+    pub plain_inbound: bool,
 }
 
 impl Status {
@@ -96,10 +98,10 @@ impl Status {
     #[must_use]
     pub fn new(remains: &Remains) -> Self {
         let course = Course::resumed(remains.phase, remains.repairs);
-        Self::of(&course, 0, &remains.older)
+        Self::of(&course, 0, true, &remains.older)
     }
 
-    fn of(course: &Course, heard: u64, older: &BTreeSet<Connection>) -> Self {
+    fn of(course: &Course, heard: u64, inbound: bool, older: &BTreeSet<Connection>) -> Self {
         let (standing, reason) = course.standing();
         Self {
             want: course.wanted(),
@@ -109,6 +111,8 @@ impl Status {
             reason,
             older: older.clone(),
             repairs: course.repairs(),
+            plain_inbound: !(inbound
+                && matches!(course.phase(), Phase::Captured | Phase::Enrolled)),
         }
     }
 }
@@ -135,6 +139,8 @@ struct Pod {
     watch: Option<RuleWatch>,
     /// What was in force right after the rules were set.
     in_force: Option<Value>,
+    /// The rules that were set last capture plain inbound connections.
+    inbound: bool,
     older: BTreeSet<Connection>,
 }
 
@@ -158,6 +164,8 @@ pub async fn run(
         place: None,
         watch: None,
         in_force: None,
+        // What an earlier agent set is set anew at once; until then the word is not taken back.
+        inbound: remains.phase != Phase::Outside,
         older: remains.older,
     };
     loop {
@@ -230,7 +238,7 @@ impl Pod {
     }
 
     fn publish(&self, status: &watch::Sender<Status>) {
-        let now = Status::of(&self.course, self.heard, &self.older);
+        let now = Status::of(&self.course, self.heard, self.inbound, &self.older);
         let changed = status.send_if_modified(|last| {
             if *last == now {
                 return false;
@@ -302,13 +310,14 @@ impl Pod {
     async fn capture(&mut self) -> Result<Outcome, String> {
         let namespace = self.namespace()?;
         let capture = self.spec()?.capture(&self.addresses());
-        let first = matches!(self.course.phase(), Phase::Handed);
-        if first {
-            self.older = Sockets::of(&namespace).map_err(text)?.of_application();
+        let first = self.course.phase() == Phase::Handed;
+        if first || capture.inbound && !self.inbound {
+            self.older.extend(Sockets::of(&namespace).map_err(text)?.of_application());
         }
         self.watch = None;
         self.tools.host.set(&self.uid, capture.probes.clone()).await.map_err(text)?;
         capture::apply(&namespace, &capture).await.map_err(text)?;
+        self.inbound = capture.inbound;
         // Followed before it is read, so that no change falls in between.
         self.watch = Some(RuleWatch::open(&namespace).map_err(text)?);
         self.in_force = Some(capture::in_force(&namespace).await.map_err(text)?);
@@ -389,6 +398,7 @@ impl Pod {
         capture::remove(&*self.namespace()?).await.map_err(text)?;
         self.tools.host.forget(&self.uid).await.map_err(text)?;
         self.in_force = None;
+        self.inbound = false;
         self.older.clear();
         Ok(Outcome::Done)
     }

@@ -9,28 +9,13 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use routing::wire::WireError;
 use routing::wire::messages::waymark::v1 as wire;
+use routing::wire::node::read_pod;
 use routing::wire::zds::PodName;
 use serde::{Deserialize, Serialize};
 
 use super::capture::Capture;
-
-/// Why a resource of the controller is refused.
-#[derive(Debug, Eq, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum SpecError {
-    /// It names no pod.
-    #[error("uid is empty")]
-    Uid,
-
-    /// An address is neither IPv4 nor IPv6.
-    #[error("address of {0} bytes, wanted 4 or 16")]
-    Address(usize),
-
-    /// A probe has no port, or one that does not exist.
-    #[error("probe port {0}, wanted 1 to 65535")]
-    Port(u32),
-}
 
 /// A pod that belongs in the mesh.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -60,25 +45,16 @@ impl PodSpec {
     ///
     /// # Errors
     ///
-    /// See [`SpecError`]; nothing of the resource is used then.
-    pub fn from_wire(pod: &wire::NodePod) -> Result<Self, SpecError> {
-        if pod.uid.is_empty() {
-            return Err(SpecError::Uid);
-        }
-        let addresses = pod.addresses.iter().map(|bytes| address(bytes));
-        let probes = pod.probes.iter().map(|probe| {
-            let port = u16::try_from(probe.port).ok().filter(|port| *port != 0);
-            let port = port.ok_or(SpecError::Port(probe.port))?;
-            let ip = if probe.address.is_empty() { None } else { Some(address(&probe.address)?) };
-            Ok((ip, port))
-        });
+    /// See [`WireError`]; nothing of the resource is used then.
+    pub fn from_wire(pod: &wire::NodePod) -> Result<Self, WireError> {
+        let pod = read_pod(pod)?;
         Ok(Self {
-            uid: pod.uid.as_str().into(),
-            name: pod.name.clone(),
-            namespace: pod.namespace.clone(),
-            service_account: pod.service_account.clone(),
-            addresses: addresses.collect::<Result<_, _>>()?,
-            probes: probes.collect::<Result<_, _>>()?,
+            uid: pod.uid,
+            name: pod.name.to_string(),
+            namespace: pod.namespace.to_string(),
+            service_account: pod.service_account.to_string(),
+            addresses: pod.addresses,
+            probes: pod.probes.iter().map(|probe| (probe.address, probe.port)).collect(),
             dns: pod.dns_capture,
             bypass_inbound: pod.bypass_inbound,
             strict: pod.strict,
@@ -109,12 +85,6 @@ impl PodSpec {
     }
 }
 
-fn address(bytes: &[u8]) -> Result<IpAddr, SpecError> {
-    let v4 = || <[u8; 4]>::try_from(bytes).map(IpAddr::from);
-    let v6 = || <[u8; 16]>::try_from(bytes).map(IpAddr::from);
-    v4().or_else(|_| v6()).map_err(|_| SpecError::Address(bytes.len()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,6 +96,9 @@ mod tests {
     fn pod(probes: Vec<wire::Probe>) -> wire::NodePod {
         wire::NodePod {
             uid: "u".to_owned(),
+            name: "web".to_owned(),
+            namespace: "shop".to_owned(),
+            service_account: "seller".to_owned(),
             addresses: vec![vec![10, 244, 1, 5]],
             probes,
             dns_capture: true,
@@ -147,22 +120,6 @@ mod tests {
             let want: BTreeSet<SocketAddr> = want.iter().map(|t| t.parse().unwrap()).collect();
             let capture = spec.capture(&own);
             assert_eq!(capture, Capture { probes: want, dns: true, inbound: true }, "{name}");
-        }
-    }
-
-    #[test]
-    fn a_resource_is_refused_whole_with_its_reason() {
-        let nameless = wire::NodePod { uid: String::new(), ..pod(vec![]) };
-        let crooked = wire::NodePod { addresses: vec![vec![1, 2, 3]], ..pod(vec![]) };
-        let cases = [
-            (nameless, SpecError::Uid),
-            (crooked, SpecError::Address(3)),
-            (pod(vec![probe(&[], 0)]), SpecError::Port(0)),
-            (pod(vec![probe(&[], 65_536)]), SpecError::Port(65_536)),
-            (pod(vec![probe(&[1], 80)]), SpecError::Address(1)),
-        ];
-        for (resource, want) in cases {
-            assert_eq!(PodSpec::from_wire(&resource), Err(want));
         }
     }
 }

@@ -229,6 +229,7 @@ impl Plan {
                 reason: String::new(),
                 older_connections: 0,
                 repairs: 0,
+                plain_inbound: false,
             };
             self.stores.facts.set_pod(&uid, Some(fact));
         }

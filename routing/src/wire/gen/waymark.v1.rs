@@ -571,6 +571,9 @@ pub struct PodState {
     /// Times that lost capture rules were put back.
     #[prost(uint32, tag = "5")]
     pub repairs: u32,
+    /// Plain connections to the pod are not captured.
+    #[prost(bool, tag = "6")]
+    pub plain_inbound: bool,
 }
 /// Nested message and enum types in `PodState`.
 pub mod pod_state {
