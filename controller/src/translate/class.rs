@@ -11,7 +11,7 @@ use crate::store::lookup::Lookup;
 use crate::store::{Key, Kind, Name};
 
 /// What gateways of ours serve, by the names of Gateway API `pkg/features`, sorted.
-const FEATURES: [&str; 38] = [
+const FEATURES: [&str; 47] = [
     "BackendTLSPolicy",
     "BackendTLSPolicySANValidation",
     "GRPCRoute",
@@ -26,6 +26,9 @@ const FEATURES: [&str; 38] = [
     "GatewayInfrastructurePropagation",
     "GatewayPort8080",
     "HTTPRoute",
+    "HTTPRoute303RedirectStatusCode",
+    "HTTPRoute307RedirectStatusCode",
+    "HTTPRoute308RedirectStatusCode",
     "HTTPRouteBackendProtocolH2C",
     "HTTPRouteBackendProtocolWebSocket",
     "HTTPRouteBackendRequestHeaderModification",
@@ -46,10 +49,16 @@ const FEATURES: [&str; 38] = [
     "HTTPRouteRequestTimeout",
     "HTTPRouteResponseHeaderModification",
     "HTTPRouteRetry",
+    "HTTPRouteRetryBackendTimeout",
+    "HTTPRouteRetryConnectionError",
     "HTTPRouteSchemeRedirect",
+    "ListenerSet",
     "ReferenceGrant",
     "TCPRoute",
     "TLSRoute",
+    "TLSRouteModeMixed",
+    "TLSRouteModeTerminate",
+    "UDPRoute",
 ];
 
 /// Outputs of one GatewayClass: its status, if it names one of our controllers.
