@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tunnel::settings::Limits;
 use waymark_tests::netns::Pod;
-use waymark_tests::node::{SOON, World};
+use waymark_tests::node::{SOON, Tunnel, World};
 
 /// Ports of the servers in a pod.
 const ECHO: u16 = 8080;
@@ -178,7 +178,7 @@ async fn every_topology_carries_every_kind_of_traffic() {
             assert!(answer.starts_with("HTTP/1.1 200"), "{row}: {answer}");
 
             let bulk = soon(&row, pair.connect(ECHO, v6)).await.expect(&row);
-            soon(&row, echo(bulk, 30_000_000)).await;
+            soon(&row, echo(bulk, 12_000_000)).await;
             while pair.callers.try_recv().is_ok() {}
         }
         let labels = [&*format!("destination_workload=\"server-{name}\""), "mutual_tls"];
@@ -339,4 +339,97 @@ async fn an_address_that_comes_back_never_meets_the_old_pods_connection() {
         .unwrap();
     let mut fresh = client.netns.connect(target).await.unwrap();
     soon("the new destination", ping(&mut fresh)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plain_connections_obey_the_mode_of_the_pod() {
+    let mut world = World::new(1, Limits::default()).unwrap();
+    let outside = Pair::new(&mut world, "strict", (false, true), (1, 1)).await;
+    let mut open = outside.connect(ECHO, true).await.unwrap();
+    soon("permissive", ping(&mut open)).await.unwrap();
+
+    let strict = PolicyName::new("istio-system", "istio_converted_static_strict");
+    let presence = Field { any: vec![], not: vec![StringMatch::Presence] };
+    let matching = Match { principals: presence, ..Match::default() };
+    let policy = Authorization {
+        name: strict.clone(),
+        scope: Scope::Selector,
+        action: Action::Deny,
+        dry_run: false,
+        unsupported: None,
+        rules: vec![Rule { clauses: vec![Clause { matches: vec![matching] }] }],
+    };
+    world.tell(Kind::Authorization, &[Resource::Authorization(Arc::new(policy))], &[]).unwrap();
+    let mut server = world.workload("server-strict", &outside.server, true).unwrap();
+    server.authorization_policies = vec![strict];
+    put(&mut world, [server]);
+    assert!(soon("strict", ping_until_cut(&mut open)).await, "an open plain session is cut");
+    let mut refused = outside.connect(ECHO, false).await.unwrap();
+    soon("strict", ping(&mut refused)).await.expect_err("plain bytes into a STRICT pod");
+
+    let inside = world.topology.pod(1).unwrap();
+    let client = world.workload("client-inside", &inside, true).unwrap();
+    put(&mut world, [client]);
+    world.enrol("client-inside", &inside).await.unwrap();
+    let target = SocketAddr::new(outside.server.ip(false), ECHO);
+    let mut proven = inside.netns.connect(target).await.unwrap();
+    soon("mutual TLS", ping(&mut proven)).await.expect("an identity is all that STRICT asks");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tunnel_that_is_replaced_loses_no_connection() {
+    let mut world = World::new(1, Limits::default()).unwrap();
+    let pair = Pair::new(&mut world, "upgrade", (true, true), (1, 1)).await;
+    let mut open = pair.connect(ECHO, false).await.unwrap();
+    ping(&mut open).await.unwrap();
+    let target = SocketAddr::new(pair.server.ip(false), ECHO);
+    let (end, ended) = tokio::sync::watch::channel(false);
+    let load: Vec<_> = (0..4)
+        .map(|_| {
+            let (client, ended) = (pair.client.netns.clone(), ended.clone());
+            tokio::spawn(async move {
+                let mut served = 0;
+                while !*ended.borrow() {
+                    let mut stream = client.connect(target).await.expect("a connection");
+                    soon("an exchange", ping(&mut stream)).await.expect("an exchange");
+                    served += 1;
+                }
+                served
+            })
+        })
+        .collect();
+
+    let socket = world.nodes[0].folder().join("ztunnel.sock");
+    let mut successor =
+        Tunnel::start(&socket, Arc::clone(&world.issuer) as _, Limits::default()).unwrap();
+    let known = [
+        world.workload("client-upgrade", &pair.client, true).unwrap(),
+        world.workload("server-upgrade", &pair.server, true).unwrap(),
+    ];
+    let known = known.map(|one| Resource::Workload(Arc::new(one)));
+    successor.tell(Kind::Address, &known, &[]).unwrap();
+    let serves = async {
+        while successor.pods.uids().len() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon("the successor", serves).await;
+    world.nodes[0].tunnel.pods.remove_all();
+    let opened = async {
+        let labels = ["source_workload=\"client-upgrade\""];
+        while successor.count("istio_tcp_connections_opened_total", &labels).await.unwrap() < 100.0
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    soon("the successor's sessions", opened).await;
+    ping(&mut open).await.expect("a session of the old tunnel goes on");
+    end.send(true).unwrap();
+    for task in load {
+        assert!(task.await.expect("no connection was lost") > 0);
+    }
+    drop(open);
+    let old = &world.nodes[0].tunnel.sessions;
+    old.close();
+    soon("the old tunnel's sessions", old.wait()).await;
 }

@@ -153,17 +153,16 @@ impl Core {
         peer: &Peer,
         target: SocketAddr,
     ) -> Result<Permit, Denied> {
-        let mut revisions = self.shared.revisions();
         let first = self.judge(local, peer, target);
         let Err(Denied::Missing(_)) = first else { return first };
+        let mut revisions = self.shared.revisions();
         let arrived = async {
-            while revisions.changed().await.is_ok() {
+            loop {
                 match self.judge(local, peer, target) {
-                    Err(Denied::Missing(_)) => {}
+                    Err(Denied::Missing(_)) if revisions.changed().await.is_ok() => {}
                     decided => return decided,
                 }
             }
-            self.judge(local, peer, target)
         };
         tokio::time::timeout(self.settings.limits.patience, arrived).await.unwrap_or(first)
     }

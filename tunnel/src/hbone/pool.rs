@@ -190,6 +190,11 @@ impl Pool {
                 Err(OpenError::Broken(error)) if !fresh && was_not_taken(&error) => {
                     connection.state.closed.store(true, Ordering::Relaxed);
                 }
+                // The other side answers sooner, whatever its application does: it is dead.
+                Err(OpenError::TimedOut) => {
+                    connection.state.closed.store(true, Ordering::Relaxed);
+                    return Err(OpenError::TimedOut);
+                }
                 result => return result,
             }
         }

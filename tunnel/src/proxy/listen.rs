@@ -60,7 +60,10 @@ impl Listeners {
         drop(std::fs::write("/proc/sys/net/ipv4/tcp_migrate_req", "1"));
         let mut sessions = Vec::new();
         for (way, port) in [(Way::Outbound, 15001), (Way::Inbound, 15006), (Way::Hbone, 15008)] {
-            sessions.push((way, sys::listen_tcp(sys::any_address(port), socket)?));
+            let listener = sys::listen_tcp(sys::any_address(port), socket)?;
+            // Accepted sockets inherit this.
+            sys::tune_tcp(&listener, Some(settings.limits.keepalive))?;
+            sessions.push((way, listener));
         }
         let mut names = dns::Sockets::default();
         if settings.names {
@@ -158,7 +161,6 @@ fn hand_over(
 }
 
 async fn take(core: Rc<Core>, pod: Arc<Pod>, way: Way, socket: TcpStream, peer: SocketAddr) {
-    let keepalive = core.settings.limits.keepalive;
     let stream = match tokio::net::TcpStream::from_std(socket) {
         Ok(stream) => stream,
         Err(error) => {
@@ -166,10 +168,6 @@ async fn take(core: Rc<Core>, pod: Arc<Pod>, way: Way, socket: TcpStream, peer: 
             return;
         }
     };
-    if sys::tune_tcp(&stream, Some(keepalive)).is_err() {
-        // Gone already.
-        return;
-    }
     match way {
         Way::Outbound => Box::pin(outbound::serve(&core, &pod, stream, peer)).await,
         Way::Inbound => Box::pin(passthrough::serve(&core, &pod, stream, peer)).await,
