@@ -321,6 +321,7 @@ impl Engine {
         {
             let mut state = hub.state.write().unwrap_or_else(PoisonError::into_inner);
             let now = Instant::now();
+            hub.clients.sweep(now);
             let acked = hub.clients.acknowledged(state.published.revision(), now);
             let (refused, time) = (rejected::by_object(&hub.clients.list(now)), timestamp());
             let moment = Moment { acked, now: &time };

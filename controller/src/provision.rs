@@ -57,6 +57,11 @@ impl Writer {
             if self.written.get(&name) == Some(&text) {
                 continue;
             }
+            // After a restart the file mostly stands already: no reader need look at it again.
+            if std::fs::read_to_string(self.path(&name)).is_ok_and(|standing| standing == text) {
+                self.written.insert(name, text);
+                continue;
+            }
             let done = files::replace(&self.path(&name), text.as_bytes(), false);
             if self.note(&name, done) {
                 self.written.insert(name, text);

@@ -241,3 +241,125 @@ spec: {gatewayClassName: istio, listeners: [{name: http, port: 80, protocol: HTT
     eventually(&world.hub, "the objects are removed", gone).await;
     world.end().await;
 }
+
+const WAYPOINT: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: wp, namespace: app}
+spec: {gatewayClassName: waymark-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
+";
+
+/// The response that gives the Service its waypoint, not acknowledged; those before it are.
+async fn until_waypoint(tunnel: &mut support::Client) -> DeltaDiscoveryResponse {
+    loop {
+        let response = tunnel.next().await;
+        let guards = names(&response).into_iter().any(|name| name.contains("waymark-guard"));
+        assert!(!guards, "no guard before the waypoint is acknowledged");
+        let web = response.resources.iter().find(|r| r.name == "app/web.app.svc.cluster.local");
+        let bound = web.is_some_and(|web| {
+            let address = Address::decode(web.resource.as_ref().unwrap().value.as_slice()).unwrap();
+            matches!(address.r#type, Some(Type::Service(service)) if service.waypoint.is_some())
+        });
+        if bound {
+            return response;
+        }
+        tunnel.ack(&response).await;
+    }
+}
+
+#[tokio::test]
+async fn a_new_waypoint_guards_only_after_every_client_followed() {
+    let world = world().await;
+    let mut tunnel =
+        world.stream(&pod("istio-system", "ztunnel-1", "ztunnel", "n1")).await.unwrap();
+    for kind in [AUTHORIZATION, ADDRESS] {
+        tunnel.subscribe(kind).await;
+        tunnel.take().await;
+    }
+    world.put("folder/waypoint.yaml", WAYPOINT);
+    let labelled = BASE.replace(
+        "name: web, namespace: app}",
+        "name: web, namespace: app, labels: {istio.io/use-waypoint: wp}}",
+    );
+    world.put("folder/base.yaml", &labelled);
+    let step = |world: &World| world.hub.read().stores.facts.step("app/web.app.svc.cluster.local");
+    eventually(&world.hub, "it waits for the waypoint to be ready", || {
+        (step(&world) == controller::store::facts::Step::Waiting).then_some(())
+    })
+    .await;
+    let labels = [
+        ("gateway.networking.k8s.io/gateway-name", "wp"),
+        ("gateway.istio.io/managed", "waymark.dev-mesh-controller"),
+    ];
+    let proxy = pod_yaml(&pod("app", "wp-1", "wp", "n2"), "10.244.2.9", &labels);
+    world.put("objects/wp.yaml", &proxy);
+    let bound = until_waypoint(&mut tunnel).await;
+    let policies = admin(&world, "/policies").await.to_string();
+    assert!(!policies.contains("waymark-guard"), "{policies}");
+    tunnel.ack(&bound).await;
+    let guard = loop {
+        let response = tunnel.take().await;
+        if response.type_url == AUTHORIZATION {
+            break response;
+        }
+    };
+    assert!(names(&guard)[0].starts_with("app/waymark-guard-"), "{:?}", names(&guard));
+    let guarded = tunnel.take().await;
+    let web = workload(&guarded, "app/web-1").unwrap();
+    assert_eq!(web.authorization_policies, [names(&guard)[0]]);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn what_a_proxy_refuses_is_told_on_the_object_and_taken_back() {
+    let world = world().await;
+    let mut tunnel =
+        world.stream(&pod("istio-system", "ztunnel-1", "ztunnel", "n1")).await.unwrap();
+    tunnel.subscribe(AUTHORIZATION).await;
+    tunnel.take().await;
+    world.put("folder/policy.yaml", POLICY);
+    let sent = tunnel.next().await;
+    tunnel.nack(&sent, "app/only-front", "too new for me").await;
+    let key = controller::store::Key {
+        kind: controller::store::Kind::AuthorizationPolicy,
+        name: controller::store::Name::new("app", "only-front"),
+    };
+    let told = |part: &'static str| {
+        let (hub, key) = (&world.hub, &key);
+        move || hub.read().board.get(key).filter(|value| value.to_string().contains(part)).cloned()
+    };
+    let value = eventually(&world.hub, "the refusal is told", told("too new for me")).await;
+    assert_eq!(value["conditions"][0]["status"], "False", "{value}");
+    assert_eq!(
+        admin(&world, "/status").await["clients"][0]["refused"][0]["name"],
+        "app/only-front"
+    );
+    world.put("folder/policy.yaml", &POLICY.replace("sa/front", "sa/other"));
+    let sent = tunnel.next().await;
+    tunnel.ack(&sent).await;
+    eventually(&world.hub, "it is taken back", told("\"True\"")).await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_broken_file_is_told_and_changes_nothing() {
+    let world = world().await;
+    let mut tunnel =
+        world.stream(&pod("istio-system", "ztunnel-1", "ztunnel", "n1")).await.unwrap();
+    tunnel.subscribe(ADDRESS).await;
+    let before = tunnel.take().await;
+    world.put("folder/base.yaml", &BASE.replace("port: 80", "port: eighty"));
+    eventually(&world.hub, "the problem is told", || {
+        (!world.hub.read().problems.is_empty()).then_some(())
+    })
+    .await;
+    let problem = admin(&world, "/status").await["problems"][0].clone();
+    assert_eq!(problem["object"], "Service app/web", "{problem}");
+    assert_eq!(problem["field"], "spec.ports[0].port", "{problem}");
+    assert!(problem["file"].as_str().unwrap().ends_with("base.yaml"), "{problem}");
+    let mut second =
+        world.stream(&pod("istio-system", "ztunnel-1", "ztunnel", "n1")).await.unwrap();
+    second.subscribe(ADDRESS).await;
+    assert_eq!(names(&second.take().await), names(&before), "the last good state is served");
+    world.end().await;
+}

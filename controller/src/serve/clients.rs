@@ -3,7 +3,8 @@
 //! Who is connected, what each acknowledged, and what each refused.
 //!
 //! Owns which clients are waited for: those that answer. One that has not answered for the
-//! silence limit is named and no longer waited for, until it answers again.
+//! silence limit is named and no longer waited for, until it answers again. One that hung up
+//! while its pod goes on still serves by what it last had: it counts as silent from then on.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,6 +13,9 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::sync::Notify;
+
+/// How many times the silence limit a client that hung up is named.
+const REMEMBERED: u32 = 6;
 
 /// A resource that a client refused.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
@@ -39,8 +43,8 @@ pub struct Client {
     pub acked: u64,
     /// Since when it owes an answer.
     pub owes_since: Option<Instant>,
-    /// Its first config was acknowledged.
-    pub ready: bool,
+    /// Its stream ended, and its pod goes on.
+    pub gone: bool,
     /// What it refuses.
     pub refused: Vec<Refusal>,
 }
@@ -79,6 +83,8 @@ pub struct Seen {
     pub address: Option<String>,
     /// Newest revision that it acknowledged in full.
     pub acked: u64,
+    /// Its stream is open.
+    pub connected: bool,
     /// It has not answered for too long: nothing waits for it.
     pub silent: bool,
     /// What it refuses.
@@ -99,16 +105,31 @@ impl Clients {
             return None;
         }
         *next += 1;
+        clients.retain(|_, old| !(old.gone && old.pod == client.pod));
         clients.insert(*next, client);
         self.changed.notify_one();
         Some(*next)
     }
 
-    /// Forgets a client.
-    pub fn disconnect(&self, id: u64) {
+    /// Notes that a stream ended; `serves` tells that the pod behind it goes on.
+    pub fn disconnect(&self, id: u64, serves: bool, now: Instant) {
         let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
-        connected.1.remove(&id);
+        let clients = &mut connected.1;
+        let Some(mut client) = clients.remove(&id) else { return };
+        let again = clients.values().any(|other| other.pod == client.pod && !other.gone);
+        if serves && !again {
+            client.gone = true;
+            client.owes_since = client.owes_since.or(Some(now));
+            clients.insert(id, client);
+        }
         self.changed.notify_one();
+    }
+
+    /// Forgets those that hung up and have been silent for long.
+    pub fn sweep(&self, now: Instant) {
+        let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        let long = |since: Instant| now.duration_since(since) > self.silence * REMEMBERED;
+        connected.1.retain(|_, client| !(client.gone && client.owes_since.is_some_and(long)));
     }
 
     /// Notes how far a client is.
@@ -118,7 +139,6 @@ impl Clients {
         let Some(client) = connected.1.get_mut(&id) else { return };
         let moved = client.acked != acked;
         client.acked = acked;
-        client.ready |= acked > 0 && !waiting;
         client.owes_since = match (waiting, moved) {
             (false, _) => None,
             (true, true) => Some(now),
@@ -135,23 +155,8 @@ impl Clients {
         counted.map(|client| client.acked).min().unwrap_or(newest)
     }
 
-    /// Tells whether anyone that is waited for owes an answer.
-    pub fn any_owes(&self, now: Instant) -> bool {
-        let connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
-        connected
-            .1
-            .values()
-            .any(|client| client.owes_since.is_some() && !self.is_silent(client, now))
-    }
-
     fn is_silent(&self, client: &Client, now: Instant) -> bool {
         client.owes_since.is_some_and(|since| now.duration_since(since) > self.silence)
-    }
-
-    /// Tells whether a client of this role and pod has acknowledged its first config.
-    pub fn is_ready(&self, pod: &str) -> bool {
-        let connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
-        connected.1.values().any(|client| client.pod == pod && client.ready)
     }
 
     /// Every client.
@@ -163,6 +168,7 @@ impl Clients {
             node: client.node.clone(),
             address: client.address.map(|address| address.to_string()),
             acked: client.acked,
+            connected: !client.gone,
             silent: self.is_silent(client, now),
             refused: client.refused.clone(),
         };
@@ -182,7 +188,7 @@ mod tests {
             address: None,
             acked: 0,
             owes_since: None,
-            ready: false,
+            gone: false,
             refused: Vec::new(),
         }
     }
@@ -207,7 +213,17 @@ mod tests {
         assert!(clients.list(late)[1].silent);
         clients.progress(second, at(4, true), late);
         assert_eq!(clients.acknowledged(7, late), 4, "it answered again");
-        clients.disconnect(second);
+        clients.disconnect(second, false, late);
         assert_eq!(clients.acknowledged(7, late), 5);
+
+        // One that hung up and still serves is waited for like one that does not answer.
+        clients.disconnect(first, true, late);
+        assert_eq!(clients.acknowledged(7, late + Duration::from_secs(10)), 5);
+        assert_eq!(clients.acknowledged(7, late + Duration::from_secs(11)), 7);
+        let third = clients.connect(client()).unwrap();
+        assert_eq!(clients.list(late).len(), 1, "it is back");
+        clients.disconnect(third, true, late);
+        clients.sweep(late + Duration::from_secs(61));
+        assert!(clients.list(late).is_empty());
     }
 }

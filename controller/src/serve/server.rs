@@ -319,7 +319,7 @@ fn delta(
         address: Some(peer),
         acked: 0,
         owes_since: Some(std::time::Instant::now()),
-        ready: false,
+        gone: false,
         refused: Vec::new(),
     };
     let id = hub.clients.connect(client).ok_or_else(|| {

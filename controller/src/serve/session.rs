@@ -67,7 +67,8 @@ impl Stream {
             }
             self.tell();
         }
-        self.hub.clients.disconnect(self.id);
+        let serves = crate::ca::own_pod(&self.caller, &self.hub.read().stores).is_some();
+        self.hub.clients.disconnect(self.id, serves, Instant::now());
         tracing::info!(pod = self.caller.pod_name(), role = self.role.as_str(), "client gone");
     }
 

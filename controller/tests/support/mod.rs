@@ -12,6 +12,8 @@ use controller::ca::token::{Bound, Named, TokenKey};
 use controller::settings::Settings;
 use http::uri::PathAndQuery;
 use routing::stream::{DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use routing::wire::messages::google::rpc::Status as RpcStatus;
+use routing::wire::messages::waymark::v1::Rejected;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::client::Grpc;
@@ -174,6 +176,24 @@ impl Client {
         let request = DeltaDiscoveryRequest {
             type_url: response.type_url.clone(),
             response_nonce: response.nonce.clone(),
+            ..Default::default()
+        };
+        self.requests.send(request).await.unwrap();
+    }
+
+    /// Refuses one resource of a response.
+    pub async fn nack(&self, response: &DeltaDiscoveryResponse, name: &str, reason: &str) {
+        let rejected = Rejected { name: name.to_owned(), reason: reason.to_owned() };
+        let detail = prost_types::Any {
+            type_url: "type.googleapis.com/waymark.v1.Rejected".to_owned(),
+            value: prost::Message::encode_to_vec(&rejected),
+        };
+        let status =
+            RpcStatus { code: 3, message: format!("{name}: {reason}"), details: vec![detail] };
+        let request = DeltaDiscoveryRequest {
+            type_url: response.type_url.clone(),
+            response_nonce: response.nonce.clone(),
+            error_detail: Some(status),
             ..Default::default()
         };
         self.requests.send(request).await.unwrap();
