@@ -387,10 +387,9 @@ impl Pod {
 
     fn look_at_drain(&self) -> Result<Outcome, String> {
         let sockets = Sockets::of(&*self.namespace()?).map_err(text)?;
-        let open = match self.course.phase() {
-            Phase::Withdrawn => sockets.connected(),
-            _ => sockets.carries(&self.addresses()),
-        };
+        let withdrawn = matches!(self.course.phase(), Phase::Withdrawn);
+        let open =
+            if withdrawn { sockets.connected() } else { sockets.carries(&self.addresses()) };
         Ok(if open { Outcome::Open } else { Outcome::Done })
     }
 
