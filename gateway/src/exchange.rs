@@ -41,6 +41,7 @@ use crate::state::OfCore;
 use crate::trace::RequestSpan;
 use crate::worker::Worker;
 use finish::Record;
+pub(crate) use forwarded::Told;
 
 /// Where requests of a connection came in, and from whom.
 #[derive(Clone, Debug)]
@@ -57,6 +58,8 @@ pub(crate) struct Arrival {
     pub(crate) visited: Option<Arc<str>>,
     /// The TLS session, if it ended here.
     pub(crate) tls: Option<TlsSession>,
+    /// What backends are told about the peer.
+    pub(crate) told: Told,
 }
 
 /// Whose routes answer the requests of a connection.

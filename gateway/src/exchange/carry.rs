@@ -15,12 +15,12 @@ use policy::retry::{Failure, Retry as RetryRule};
 use policy::timeout::Timeouts;
 use tokio::time::{sleep_until, timeout_at};
 
-use super::Asked;
 use super::admit;
 use super::choose::{Backend, Chosen};
 use super::edit::Plan;
 use super::finish::Record;
 use super::match_route::Matched;
+use super::{Asked, edit, forwarded};
 use crate::dial::{DialError, Target, with_causes};
 use crate::http::{
     Carry, Downstream, Error, GetError, RequestHead, ResponseHead, Retry, Side, Upstream,
@@ -82,9 +82,14 @@ impl<'a> Carrying<'a> {
         let Asked { worker, loaded, arrival, .. } = self.asked;
         let visited = arrival.visited.as_ref();
         let mut chosen = Chosen::new(worker, loaded, self.backend, protocol, visited)?;
+        let mut head = Some(head);
         let result = loop {
             record.attempts += 1;
-            let fault = match self.once(&mut chosen, down, &head, record).await {
+            let head = match head.take() {
+                Some(head) => head,
+                None => self.head_again(down, record)?,
+            };
+            let fault = match self.once(&mut chosen, down, head, record).await {
                 Ok((up, answer)) => {
                     let answered = self.deliver(down, up, answer, record);
                     break Box::pin(answered).await;
@@ -99,8 +104,17 @@ impl<'a> Carrying<'a> {
         };
         record.moved = self.bodies.moved();
         record.grpc = self.bodies.grpc_status().or(record.grpc);
-        record.grpc = self.bodies.grpc_status().or(record.grpc);
         result
+    }
+
+    /// The head for another attempt: the first went with its attempt, for most need no other.
+    fn head_again(&self, down: &Downstream, record: &Record<'_>) -> Result<RequestHead, Refusal> {
+        let mut head = edit::request_head(self.asked, self.plan, down)?;
+        if let Some(id) = record.request_id.clone() {
+            let full = |_| Refusal::Internal("request head has no room");
+            head.insert(forwarded::REQUEST_ID, id).map_err(full)?;
+        }
+        Ok(head)
     }
 
     /// Tells whether another attempt may be made after `fault`.
@@ -126,7 +140,7 @@ impl<'a> Carrying<'a> {
         &mut self,
         chosen: &mut Chosen<'_>,
         down: &mut Downstream,
-        head: &RequestHead,
+        head: RequestHead,
         record: &mut Record<'_>,
     ) -> Result<(Upstream, ResponseHead), Fault> {
         let begun = Instant::now();
@@ -136,7 +150,7 @@ impl<'a> Carrying<'a> {
             Some(connected) => connected?,
             None => return Err(self.timed_out()),
         };
-        let sent = self.bodies.respond(down, &mut up, head.clone());
+        let sent = self.bodies.respond(down, &mut up, head);
         let answered = match by(limit, sent).await {
             Some(answered) => answered,
             None => return Err(self.timed_out()),

@@ -13,8 +13,10 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
+use policy::identity::Identity;
+use policy::peer::Peer;
 
-use super::{Asked, Entry};
+use super::{Asked, Entry, TlsSession};
 use crate::http::{Error, RequestHead};
 use crate::trace::RequestSpan;
 
@@ -52,10 +54,11 @@ pub(super) fn set(asked: &Asked<'_>, head: &mut RequestHead) -> Result<(), Error
     let edge = matches!(asked.arrival.entry, Entry::Port(_));
     let trusted = if edge { asked.loaded.trusted_hops() } else { usize::MAX };
     let peer = asked.arrival.peer.address.ip().to_canonical();
-    if edge {
+    let told = &asked.arrival.told;
+    if edge && trusted > 0 {
         forwarded_for(head, peer, trusted)?;
-    } else if !head.headers.contains_key(FOR) {
-        head.insert(FOR, address(peer))?;
+    } else if edge || !head.headers.contains_key(FOR) {
+        head.insert(FOR, told.address.clone())?;
     }
     if trusted == 0 || !head.headers.contains_key(PROTO) {
         let scheme = if asked.arrival.is_secure() { "https" } else { "http" };
@@ -67,8 +70,8 @@ pub(super) fn set(asked: &Asked<'_>, head: &mut RequestHead) -> Result<(), Error
             head.insert(FORWARDED_HOST, host)?;
         }
     }
-    match client_certificate(asked) {
-        Some(value) => head.insert(CLIENT_CERT, value)?,
+    match &told.certificate {
+        Some(value) => head.insert(CLIENT_CERT, value.clone())?,
         None => head.remove(&CLIENT_CERT),
     }
     if let Some((name, value)) = asked.span.as_ref().and_then(RequestSpan::header) {
@@ -82,16 +85,11 @@ pub(super) fn set(asked: &Asked<'_>, head: &mut RequestHead) -> Result<(), Error
 
 /// Appends the peer to what trusted hops said; what came before them goes.
 fn forwarded_for(head: &mut RequestHead, peer: IpAddr, trusted: usize) -> Result<(), Error> {
-    let mut kept: Vec<String> = Vec::new();
-    if trusted > 0 {
-        let entries = head.headers.get_all(FOR).iter();
-        let entries = entries.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-        kept.extend(entries.map(|entry| String::from_utf8_lossy(entry).trim().to_owned()));
-        kept.drain(..kept.len().saturating_sub(trusted));
-    }
-    if kept.is_empty() {
-        return head.insert(FOR, address(peer));
-    }
+    let entries = head.headers.get_all(FOR).iter();
+    let entries = entries.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let mut kept: Vec<String> =
+        entries.map(|entry| String::from_utf8_lossy(entry).trim().to_owned()).collect();
+    kept.drain(..kept.len().saturating_sub(trusted));
     kept.push(peer.to_string());
     let value = HeaderValue::from_str(&kept.join(", ")).unwrap_or_else(|_| address(peer));
     head.insert(FOR, value)
@@ -102,13 +100,23 @@ fn address(ip: IpAddr) -> HeaderValue {
     HeaderValue::try_from(ip.to_string()).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
 }
 
-/// Who the caller proved to be: a mesh identity, or a certificate at the edge.
-fn client_certificate(asked: &Asked<'_>) -> Option<HeaderValue> {
-    if let Some(identity) = &asked.arrival.peer.identity {
-        let by = &asked.worker.shared.settings.identity;
-        return HeaderValue::try_from(format!("By={by};URI={identity}")).ok();
+/// What every request of a connection tells the backend about its caller.
+#[derive(Clone, Debug)]
+pub(crate) struct Told {
+    address: HeaderValue,
+    /// A mesh identity, or a certificate shown at the edge.
+    certificate: Option<HeaderValue>,
+}
+
+impl Told {
+    /// About `peer`, and the TLS session with it, by the gateway `own`.
+    pub(crate) fn new(peer: &Peer, tls: Option<&TlsSession>, own: &Identity) -> Self {
+        let certificate = match &peer.identity {
+            Some(identity) => HeaderValue::try_from(format!("By={own};URI={identity}")).ok(),
+            None => tls.and_then(|tls| tls.client.clone()),
+        };
+        Self { address: address(peer.address.ip().to_canonical()), certificate }
     }
-    asked.arrival.tls.as_ref().and_then(|tls| tls.client.clone())
 }
 
 /// A random UUID (RFC 9562, version 4).
@@ -160,7 +168,6 @@ mod tests {
     #[test]
     fn entries_before_the_trusted_ones_are_dropped() {
         let cases = [
-            (0, "1.1.1.1, 2.2.2.2", "10.0.0.1"),
             (1, "1.1.1.1, 2.2.2.2", "2.2.2.2, 10.0.0.1"),
             (2, "1.1.1.1, 2.2.2.2", "1.1.1.1, 2.2.2.2, 10.0.0.1"),
         ];

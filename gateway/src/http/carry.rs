@@ -33,6 +33,9 @@ mod replay;
 pub use mirror::{Piece, mirror};
 use replay::Replay;
 
+/// Interim responses of one try; more are a fault, or an attack on our memory.
+const INTERIM: u8 = 16;
+
 /// Bytes of bodies that went through.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Moved {
@@ -53,6 +56,8 @@ pub struct Carry {
     sink: Sink,
     moved: Moved,
     grpc_status: Option<u16>,
+    /// Interim responses of the current try.
+    interim: u8,
 }
 
 #[derive(Debug)]
@@ -82,6 +87,7 @@ impl Carry {
             sink: Sink::Open,
             moved: Moved::default(),
             grpc_status: None,
+            interim: 0,
         }
     }
 
@@ -169,6 +175,7 @@ impl Carry {
             down.put_interim(ResponseHead::new(StatusCode::CONTINUE))?;
         }
         self.replay.sent = 0;
+        self.interim = 0;
         self.sink = if body == Body::None { Sink::Ended } else { Sink::Open };
         up.put_head(request, body)?;
         if body == Body::None {
@@ -230,6 +237,10 @@ impl Carry {
                 if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS
                 {
                     return Poll::Ready(Ok(head));
+                }
+                self.interim += 1;
+                if self.interim > INTERIM {
+                    return Poll::Ready(Err(Error::UpstreamHead("no end of interim ones")));
                 }
                 down.put_interim(head)?;
                 continue;

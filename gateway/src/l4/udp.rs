@@ -17,7 +17,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::exchange::{Arrival, Backend, Entry, To, decide, ends, of_target};
+use crate::exchange::{Arrival, Backend, Entry, To, Told, decide, ends, of_target};
 use crate::reply::{Flag, Refusal};
 use crate::worker::Worker;
 
@@ -88,8 +88,11 @@ struct Session {
 impl Session {
     async fn run(self, mut datagrams: mpsc::Receiver<Vec<u8>>) -> Result<(), Refusal> {
         let loaded = self.worker.load();
+        let peer = Peer::plain(self.client);
+        let told = Told::new(&peer, None, &self.worker.shared.settings.identity);
         let arrival = Arrival {
-            peer: Arc::new(Peer::plain(self.client)),
+            peer: Arc::new(peer),
+            told,
             local: self.socket.local_addr().unwrap_or(self.client),
             entry: Entry::Port(self.port),
             targets: Vec::new(),

@@ -29,7 +29,7 @@ use super::rewound::Rewound;
 use super::sniff;
 use super::tcp::http;
 use crate::dial::{VISITED, has_passed};
-use crate::exchange::{Arrival, Entry, targets_of_service, targets_of_workload};
+use crate::exchange::{Arrival, Entry, Told, targets_of_service, targets_of_workload};
 use crate::http::{ByteStream, Protocol};
 use crate::l4;
 use crate::state::{Loaded, OfCore};
@@ -166,7 +166,8 @@ async fn answer(
         }
         Entry::Port(_) => (Vec::new(), None),
     };
-    let arrival = Arrival { peer, local, entry, targets, visited, tls: None };
+    let told = Told::new(&peer, None, &worker.shared.settings.identity);
+    let arrival = Arrival { peer, local, entry, targets, visited, tls: None, told };
     let stream = connect.accept(HeaderMap::new())?;
     let taken = Taken { worker, loaded, arrival, drain };
     Box::pin(taken.carry(spoken.unwrap_or_default(), stream)).await

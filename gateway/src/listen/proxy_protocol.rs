@@ -218,8 +218,7 @@ mod tests {
     #[test]
     fn changed_headers_never_panic_and_never_claim_more_than_there_is() {
         let four = [10, 0, 0, 1, 10, 0, 0, 2, 0x30, 0x39, 0, 80];
-        let seeds =
-            [b"PROXY TCP4 10.0.0.1 10.0.0.2 12345 80\r\n".to_vec(), v2(0x21, 0x11, &four)];
+        let seeds = [b"PROXY TCP4 10.0.0.1 10.0.0.2 12345 80\r\n".to_vec(), v2(0x21, 0x11, &four)];
         let mut rolls = routing::balance::Rolls::new(7);
         for _ in 0..20_000 {
             let mut bytes = seeds[usize::try_from(rolls.below(2)).unwrap()].clone();

@@ -25,7 +25,7 @@ use super::proxy_protocol::{self, ProxyProtocolError, Said};
 use super::refused::Cause;
 use super::rewound::Rewound;
 use super::{canonical, hbone};
-use crate::exchange::{self, Arrival, Entry, TlsSession};
+use crate::exchange::{self, Arrival, Entry, TlsSession, Told};
 use crate::http::{ByteStream, Downstream, Protocol, Terms, serve as serve_http};
 use crate::l4;
 use crate::tls::server::client_certificate;
@@ -220,8 +220,11 @@ impl<S> Incoming<S> {
     }
 
     fn arrival(&self, tls: Option<TlsSession>) -> Arrival {
+        let peer = Peer::plain(self.client);
+        let told = Told::new(&peer, tls.as_ref(), &self.worker.shared.settings.identity);
         Arrival {
-            peer: Arc::new(Peer::plain(self.client)),
+            peer: Arc::new(peer),
+            told,
             local: self.local,
             entry: Entry::Port(self.port),
             targets: Vec::new(),

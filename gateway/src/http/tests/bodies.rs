@@ -236,6 +236,22 @@ async fn interim_responses_go_on_and_keep_alive_survives() {
 }
 
 #[tokio::test]
+async fn interim_responses_without_end_are_502() {
+    on_core(async {
+        let rig = Rig::new(Protocol::Http1, |mut io: DuplexStream| {
+            tokio::task::spawn_local(async move {
+                read_request(&mut io).await.expect("a request");
+                while io.write_all(b"HTTP/1.1 103 Early Hints\r\n\r\n").await.is_ok() {}
+            });
+        });
+        let response = talk(&rig, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+        assert_eq!(response.matches("HTTP/1.1 103 ").count(), 16);
+        assert!(response.contains("HTTP/1.1 502 "), "{response}");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_refused_expectation_closes_without_the_body() {
     on_core(async {
         let rig = Rig::new(Protocol::Http1, |mut io: DuplexStream| {
