@@ -19,8 +19,8 @@ use policy::retry::Retry;
 use policy::timeout::Timeouts;
 use routing::delta::{self, Change, Kind, Resource};
 use routing::discovery::{
-    AppProtocol, GatewayAddress, GatewayDestination, Port, Service, TunnelProtocol, VirtualAddress,
-    Workload,
+    AppProtocol, GatewayAddress, GatewayDestination, NetworkAddress, Port, Service, TunnelProtocol,
+    VirtualAddress, Workload,
 };
 use routing::gateway::{Gateway as GatewaySettings, GatewayKind};
 use routing::l4::{Authority, Expected};
@@ -57,13 +57,6 @@ pub struct Mesh {
     pub gateway: Gateway,
     snapshot: Snapshot,
     own: Identity,
-}
-
-/// What a rule does.
-#[derive(Debug)]
-pub struct RuleOf {
-    /// The rule, to be changed before it is put.
-    pub rule: Rule,
 }
 
 impl Mesh {
@@ -186,15 +179,24 @@ impl Mesh {
     pub fn bind_waypoint(&mut self, name: &str) -> anyhow::Result<()> {
         let found = self.snapshot.discovery.service(&key(name).parse()?);
         let mut service = (**found.ok_or_else(|| anyhow::anyhow!("no service {name}"))?).clone();
-        service.waypoint = Some(GatewayAddress {
-            destination: GatewayDestination::Address(routing::discovery::NetworkAddress::new(
-                "".into(),
-                self.ip,
-            )),
-            hbone_port: 15008,
-        });
+        service.waypoint = Some(self.waypoint());
         self.put([Resource::Service(Arc::new(service))]);
         Ok(())
+    }
+
+    /// Makes the gateway the waypoint of a pod that is called by its own address.
+    pub fn bind_pod(&mut self, pod: &str) -> anyhow::Result<()> {
+        let uid = Workload::pod_key("Kubernetes", "shop", pod);
+        let found = self.snapshot.discovery.workload(&uid);
+        let mut pod = (**found.ok_or_else(|| anyhow::anyhow!("no pod {pod}"))?).clone();
+        pod.waypoint = Some(self.waypoint());
+        self.put([Resource::Workload(Arc::new(pod))]);
+        Ok(())
+    }
+
+    fn waypoint(&self) -> GatewayAddress {
+        let address = NetworkAddress::new("".into(), self.ip);
+        GatewayAddress { destination: GatewayDestination::Address(address), hbone_port: 15008 }
     }
 
     /// A listener `section` of the gateway.

@@ -2,6 +2,7 @@
 
 //! A waypoint: HBONE in, HBONE or plain out.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use http::HeaderMap;
@@ -10,9 +11,10 @@ use policy::authz::{
     Action, Authorization, Clause, Field, Match, PathMatch, PolicyName, Rule, Scope, StringMatch,
     Target,
 };
+use routing::delta::Resource;
 use routing::discovery::AppProtocol;
 use tunnel::hbone::pool::OpenError;
-use waymark_tests::mesh::{Mesh, PodTunnel, key, local, vip};
+use waymark_tests::mesh::{Mesh, PodTunnel, key, local, on_service, rule, to, vip};
 
 use super::{backend, get, http1, http2};
 
@@ -152,6 +154,42 @@ fn what_is_not_its_own_is_refused() -> anyhow::Result<()> {
         assert!(ours.is_ok(), "{ours:?}");
         let counted = "waymark_connections_refused_total{cause=\"connect\"} 7";
         assert!(mesh.gateway.scrape().contains(counted));
+        Ok(())
+    })
+}
+
+#[test]
+fn rules_of_a_service_answer_and_calls_by_address_have_its_policies_only() -> anyhow::Result<()> {
+    local(async {
+        let mut mesh = Mesh::start(true).await?;
+        let (one, two) = (backend("one").await?, backend("two").await?);
+        mesh.service("web", AppProtocol::Http11, &[("one", one.address)], &[])?;
+        mesh.service("other", AppProtocol::Http11, &[("two", two.address)], &[])?;
+        mesh.bind_waypoint("web")?;
+        mesh.bind_pod("one")?;
+        let elsewhere = rule("HTTPRoute/shop/r", &[], vec![to("other", 1)?])?;
+        let mut elsewhere = on_service(elsewhere, "web")?;
+        let path = routing::matching::PathMatch::Prefix("/moved".into());
+        elsewhere.matches[0].path = path;
+        mesh.put([Resource::Rule(Arc::new(elsewhere))]);
+        mesh.gateway.ready().await;
+        let client = mesh.client("client").await?;
+        let call = async |authority: &str, path: &str| {
+            let stream = client.open(authority, HeaderMap::new()).await?;
+            http1(stream, get("web", path).body(Full::default())?).await
+        };
+        let (vip, pod) = (format!("{}:80", vip("web")), one.address.to_string());
+        assert_eq!(call(&vip, "/moved").await?.seen()?.backend, "two");
+        assert_eq!(call(&vip, "/stayed").await?.status, 404, "a service with rules has no others");
+        assert_eq!(call(&pod, "/moved").await?.seen()?.backend, "one", "no rules of the service");
+        let get_only = Match { methods: any(StringMatch::parse("GET")?), ..Match::default() };
+        mesh.policy(policy("no-get", Action::Deny, get_only), Target::Service(key("web").into()));
+        for authority in [&vip, &pod] {
+            assert_eq!(call(authority, "/moved").await?.status, 403, "{authority}");
+        }
+        mesh.remove(routing::delta::Kind::GatewayAuthorization, "shop/no-get");
+        mesh.remove(routing::delta::Kind::Route, "HTTPRoute/shop/r/0");
+        assert_eq!(call(&vip, "/stayed").await?.seen()?.backend, "one");
         Ok(())
     })
 }
