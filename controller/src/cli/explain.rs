@@ -22,7 +22,7 @@ use routing::explain::{self as engine, Explanation, Verdict};
 use routing::snapshot::Snapshot;
 use serde_json::{Value, json};
 
-use super::format::{Format, FormatArgs, show};
+use super::format::{Format, FormatArgs, in_words, show};
 use super::world::WorldArgs;
 use super::{Failure, complain, out};
 use crate::local::address::FABRIC;
@@ -35,7 +35,8 @@ use question::{Asked, Caller};
     Examples:\n  \
     waymark explain --from bookinfo/productpage-v1 --to http://ratings.bookinfo:9080/ratings/0\n  \
     waymark explain --from outside --to http://localhost:8080/productpage --header 'end-user: jason'\n  \
-    waymark explain --folder examples/bookinfo --from reviews-v2 --to bookinfo/ratings:9080"
+    waymark explain --folder examples/bookinfo --from reviews-v2 --to http://ratings:9080/ratings/0\n  \
+    waymark explain --from reviews-v1 --to 10.244.2.2:9080"
 )]
 pub(super) struct ExplainArgs {
     /// Who calls: `NAMESPACE/POD`, the beginning of a pod's name, its Deployment, or `outside`.
@@ -124,7 +125,7 @@ fn story(known: &Known, asked: &Asked, explanation: &Explanation) -> String {
 fn verdict(explanation: &Explanation) -> String {
     let by = |text: &str| match deciders(explanation).as_slice() {
         [] => String::new(),
-        some => format!(" {text} {}", some.join(" and ")),
+        some => format!(" {text} {}.", some.join(" and ")),
     };
     match &explanation.verdict {
         Verdict::Arrives { workload, port } => {
@@ -153,15 +154,6 @@ fn verdict(explanation: &Explanation) -> String {
 fn deciders(explanation: &Explanation) -> Vec<&str> {
     let by = explanation.steps.iter().filter_map(|step| step.decided_by.as_deref());
     by.filter(|by| by.starts_with("policy ")).collect()
-}
-
-/// Uids of workloads as people name them: `Kubernetes//Pod/ns/name` is `pod ns/name`.
-fn in_words(text: &str) -> String {
-    let word = |word: &str| match word.split_once("//Pod/") {
-        Some((cluster, rest)) if !cluster.contains('/') => format!("pod {rest}"),
-        _ => word.to_owned(),
-    };
-    text.split(' ').map(word).collect::<Vec<_>>().join(" ")
 }
 
 /// The answer for programs.
@@ -204,6 +196,7 @@ fn value(asked: &Asked, explanation: &Explanation, permitted: bool) -> Value {
         "from": from,
         "to": asked.to,
         "request": request,
+        "notes": asked.notes,
         "steps": explanation.steps.iter().map(step).collect::<Vec<_>>(),
         "verdict": verdict,
         "permitted": permitted,

@@ -84,6 +84,15 @@ pub(super) fn flag(value: &Value, pointer: &str) -> bool {
     value.pointer(pointer).and_then(Value::as_bool).unwrap_or_default()
 }
 
+/// Uids of workloads as people name them: `Kubernetes//Pod/ns/name` is `pod ns/name`.
+pub(super) fn in_words(text: &str) -> String {
+    let word = |word: &str| match word.split_once("//Pod/") {
+        Some((cluster, rest)) if !cluster.contains('/') => format!("pod {rest}"),
+        _ => word.to_owned(),
+    };
+    text.split(' ').map(word).collect::<Vec<_>>().join(" ")
+}
+
 /// What is shown where there is nothing.
 pub(super) fn or_none(text: String) -> String {
     if text.is_empty() { "<none>".to_owned() } else { text }

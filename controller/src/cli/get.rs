@@ -87,7 +87,8 @@ pub(super) fn get(args: &GetArgs) -> Result<ExitCode, Failure> {
         };
         show(args.format, &shown, Vec::new())?;
     } else if nothing {
-        complain(&format!("no objects of this kind{within}"));
+        let kinds: Vec<&str> = found.iter().map(|(kind, _)| *kind).collect();
+        complain(&format!("no {}{within}", kinds.join(" and no ")));
     } else {
         out(&tables(&found, args.format.wide()));
     }
@@ -244,10 +245,10 @@ mod tests {
         assert_eq!(
             text,
             "NAMESPACE  NAME       TYPE       CLUSTER-IP  EXTERNAL-IP  PORT(S)        AGE\n\
-             n          service/s  ClusterIP  10.96.0.20  <none>       80/TCP,53/UDP  <none>\n\
+             n          service/s  ClusterIP  10.96.0.20  <none>       80/TCP,53/UDP  <unknown>\n\
              \n\
              NAMESPACE  NAME          READY  UP-TO-DATE  AVAILABLE  AGE\n\
-             n          deployment/d  2/3    3           2          <none>\n"
+             n          deployment/d  2/3    3           2          <unknown>\n"
         );
     }
 }

@@ -8,7 +8,7 @@ use http::Method;
 use serde_json::Value;
 
 use super::Failure;
-use super::format::{FormatArgs, or_none, show, text, texts};
+use super::format::{FormatArgs, in_words, or_none, show, text, texts};
 use super::world::{World, WorldArgs};
 use crate::local::paths;
 
@@ -67,7 +67,9 @@ fn row(policy: &Value, wide: bool) -> Vec<String> {
     if wide {
         row.push(text(policy, "/rules"));
         row.push(or_none(texts(policy, "/targets").join(",")));
-        row.push(or_none(texts(policy, "/workloads").join(",")));
+        let workloads: Vec<String> =
+            texts(policy, "/workloads").iter().map(|uid| in_words(uid)).collect();
+        row.push(or_none(workloads.join(",")));
     }
     row
 }

@@ -6,6 +6,7 @@
 //! Owns what counts as not well ([`ills`]) and the report. Exit code 0 if all is well, 1 if
 //! something is not.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use http::Method;
@@ -60,11 +61,7 @@ pub(super) fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
 fn ills(status: &Value) -> Vec<String> {
     let bad = |problem: &&Value| !flag(problem, "/in_force");
     let mut ills: Vec<String> = items(status, "/problems").filter(bad).map(problem).collect();
-    for refused in items(status, "/refused") {
-        let [object, kind, reason, message] =
-            ["/object", "/type", "/reason", "/message"].map(|pointer| text(refused, pointer));
-        ills.push(format!("{object}: {kind}, {reason}: {message}"));
-    }
+    ills.extend(refusals(status));
     ills.extend(items(status, "/pods").filter_map(pod_ill));
     let newest = number(status, "/revision");
     for client in items(status, "/clients") {
@@ -83,6 +80,18 @@ fn ills(status: &Value) -> Vec<String> {
     }
     ills.extend(missing(status));
     ills
+}
+
+/// Conditions that say that something is wrong; those of one cause in one line.
+fn refusals(status: &Value) -> impl Iterator<Item = String> {
+    let mut causes: BTreeMap<[String; 3], Vec<String>> = BTreeMap::new();
+    for refused in items(status, "/refused") {
+        let cause = ["/object", "/reason", "/message"].map(|pointer| text(refused, pointer));
+        causes.entry(cause).or_default().push(text(refused, "/type"));
+    }
+    causes.into_iter().map(|([object, reason, message], kinds)| {
+        format!("{object}: {}: {reason}: {message}", kinds.join(", "))
+    })
 }
 
 /// One problem of a file: file, line, object, field, what was expected.
@@ -240,7 +249,7 @@ fn gateways(status: &Value) -> Option<String> {
 /// The pods of which there is something to tell; all of them if `wide`.
 fn pods(status: &Value, wide: bool) -> Option<String> {
     let tells = |pod: &&Value| {
-        wide || standing(pod) != "enrolled"
+        wide || !["enrolled", "outside"].contains(&standing(pod).as_str())
             || number(pod, "/repairs") > 0
             || number(pod, "/olderConnections") > 0
     };
@@ -307,7 +316,10 @@ mod tests {
                 {"file": "a.yaml", "line": 3, "object": "Pod n/x", "field": "spec.x", "message": "bad", "in_force": false},
                 {"file": "b.yaml", "line": 0, "message": "odd", "in_force": true},
             ],
-            "refused": [{"object": "HTTPRoute n/r", "type": "Accepted", "reason": "NoMatch", "message": "m"}],
+            "refused": [
+                {"object": "HTTPRoute n/r", "type": "Accepted", "reason": "NoMatch", "message": "m"},
+                {"object": "HTTPRoute n/r", "type": "Programmed", "reason": "NoMatch", "message": "m"},
+            ],
             "pods": [
                 {"pod": "n/in", "wanted": true, "state": "ENROLLED", "reason": ""},
                 {"pod": "n/odd", "wanted": true, "state": "ENROLLED", "reason": "no answer"},
@@ -319,7 +331,7 @@ mod tests {
             ills(&status),
             [
                 "a.yaml:3: Pod n/x: spec.x: bad",
-                "HTTPRoute n/r: Accepted, NoMatch: m",
+                "HTTPRoute n/r: Accepted, Programmed: NoMatch: m",
                 "pod n/odd: the last proof of its capture failed, enrolled: no answer",
                 "pod n/out is not in the mesh, waiting",
                 "gateway s/gateway refused waymark.v1.Route r/0: why",

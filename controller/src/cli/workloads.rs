@@ -97,7 +97,7 @@ pub(super) fn standing(enrolment: &Value) -> String {
     let reason = text(enrolment, "/reason");
     let word = match (wanted, state.as_str()) {
         (true, "") => "waiting".to_owned(),
-        (false, "") => "outside".to_owned(),
+        (false, "" | "released") => "outside".to_owned(),
         (_, state) => state.to_owned(),
     };
     if reason.is_empty() { word } else { format!("{word}: {reason}") }
@@ -130,6 +130,7 @@ mod tests {
         let cases = [
             (json!({"wanted": true, "state": null}), "waiting"),
             (json!({"wanted": false, "state": null}), "outside"),
+            (json!({"wanted": false, "state": "RELEASED", "reason": ""}), "outside"),
             (json!({"wanted": true, "state": "Enrolled", "reason": ""}), "enrolled"),
             (json!({"wanted": true, "state": "Failed", "reason": "no proof"}), "failed: no proof"),
         ];

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method};
 use policy::identity::Namespace;
-use routing::discovery::{Discovery, Health, Service, Workload};
+use routing::discovery::{AppProtocol, Discovery, Health, NetworkAddress, Service, Workload};
 use routing::explain::{From, Question};
 use routing::gateway::GatewayKind;
 use routing::listener::GatewayName;
@@ -124,6 +124,12 @@ fn inside(args: &ExplainArgs, target: &Target, known: &Known) -> Result<Asked, F
     } else if target.http || described {
         Some(request(args, target, &host)?)
     } else {
+        if speaks_http(discovery, &source, to) {
+            notes.push(format!(
+                "asked as a bare connection, which has no method and no path for policies and \
+                 routes; for a request: --to http://{host}/PATH"
+            ));
+        }
         None
     };
     let shown = if args.to.contains(&to.ip().to_string()) {
@@ -132,6 +138,16 @@ fn inside(args: &ExplainArgs, target: &Target, known: &Known) -> Result<Asked, F
         format!("{} ({to})", args.to)
     };
     Ok(Asked { caller: Caller::Workload(source), to: Some(to), http, notes, shown })
+}
+
+/// Whether HTTP is spoken at the Service port of `to`.
+fn speaks_http(discovery: &Discovery, source: &Workload, to: SocketAddr) -> bool {
+    let at = NetworkAddress::new(Arc::clone(&source.network), to.ip());
+    let service = discovery.service_at(&at, &source.namespace);
+    let port = service.and_then(|service| service.port(to.port()));
+    port.is_some_and(|port| {
+        matches!(port.app_protocol, AppProtocol::Http11 | AppProtocol::Http2 | AppProtocol::Grpc)
+    })
 }
 
 /// The head of the request as it arrives at a proxy.

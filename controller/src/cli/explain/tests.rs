@@ -34,7 +34,7 @@ fn ask(known: &Known, line: &[&str]) -> (String, bool) {
 #[test]
 fn a_folder_alone_tells_who_may_call_whom() {
     const RATINGS: &str = "http://ratings:9080/ratings/0";
-    let cases: [(&[&str], bool, &str); 9] = [
+    let cases: [(&[&str], bool, &str); 10] = [
         (
             &["--from", "bookinfo/reviews-v2", "--to", RATINGS],
             true,
@@ -48,6 +48,11 @@ fn a_folder_alone_tells_who_may_call_whom() {
         (&["--from", "reviews-v2", "--to", RATINGS, "--method", "POST"], false, "Refused with 403"),
         (
             &["--from", "reviews-v2", "--to", "bookinfo/reviews:9080"],
+            true,
+            "for a request: --to http://reviews.bookinfo:9080/PATH",
+        ),
+        (
+            &["--from", "reviews-v2", "--to", "http://reviews:9080/reviews/0"],
             true,
             "it arrives at pod bookinfo/reviews-v",
         ),

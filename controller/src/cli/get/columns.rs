@@ -243,7 +243,9 @@ fn pairs(object: &Value, pointer: &str) -> String {
 
 /// How long ago, in the two largest units that say something.
 fn age(created: &str, now: OffsetDateTime) -> String {
-    let Ok(created) = OffsetDateTime::parse(created, &Rfc3339) else { return String::new() };
+    let Ok(created) = OffsetDateTime::parse(created, &Rfc3339) else {
+        return "<unknown>".to_owned();
+    };
     let seconds = (now - created).whole_seconds().max(0);
     match seconds {
         0..120 => format!("{seconds}s"),
@@ -289,7 +291,7 @@ mod tests {
             ("2026-01-01T23:00:00Z", "60m"),
             ("2026-01-01T12:00:00Z", "12h"),
             ("2025-12-01T00:00:00Z", "32d"),
-            ("never", ""),
+            ("never", "<unknown>"),
         ];
         for (created, want) in cases {
             assert_eq!(age(created, now), want, "{created}");
