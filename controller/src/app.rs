@@ -289,7 +289,8 @@ impl Engine {
             let revision = state.published.revision();
             let now = Instant::now();
             let acked = hub.clients.acknowledged(revision, now);
-            let moment = steps::Moment { acked, revision, now };
+            let drain = hub.settings.guard_drain();
+            let moment = steps::Moment { acked, revision, now, drain };
             let (stores, steps) = (&mut state.stores, &mut state.steps);
             let moved = steps.settle(stores, &hub.mesh, &touched, moment);
             touched.extend(moved);

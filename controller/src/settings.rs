@@ -145,6 +145,10 @@ pub struct Settings {
     #[arg(long, default_value_t = 10)]
     pub silent_after: u64,
 
+    /// Seconds that sessions past a new waypoint may go on before the guard ends them.
+    #[arg(long, default_value_t = 5)]
+    pub guard_drain: u64,
+
     /// Most clients served at once.
     #[arg(long, default_value_t = 10_000)]
     pub max_clients: usize,
@@ -169,6 +173,11 @@ impl Settings {
     /// How long to wait for a silent client.
     pub fn silence(&self) -> Duration {
         Duration::from_secs(self.silent_after)
+    }
+
+    /// How long sessions past a new waypoint may go on.
+    pub fn guard_drain(&self) -> Duration {
+        Duration::from_secs(self.guard_drain)
     }
 
     /// The file that keeps the proven pods.

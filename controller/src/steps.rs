@@ -2,8 +2,8 @@
 
 //! Ordered changes: what follows what, and when.
 //!
-//! Adding a waypoint: it is ready → it is published → every client acknowledged it → the guard
-//! is on. Removing one: the guard is off → acknowledged → clients are told to go direct.
+//! Adding a waypoint: it is ready → it is published → every client acknowledged it → sessions
+//! that went past it had time to end → the guard is on. Removing one: the guard is off → acknowledged → clients are told to go direct.
 //! A running pod that comes in, and every pod that leaves: see [`pods`]. What is so from the
 //! first moment that is known of it is in force at once: nothing was ever sent past it. A
 //! waypoint that is not there at all refuses at once.
@@ -40,6 +40,8 @@ pub struct Moment {
     pub revision: u64,
     /// Now.
     pub now: Instant,
+    /// How long sessions past a new waypoint may go on before the guard ends them.
+    pub drain: Duration,
 }
 
 /// What was known when last looked, and what is under way.
@@ -51,6 +53,8 @@ pub struct Steps {
     pods: BTreeMap<Name, (String, bool)>,
     /// Service or pod → the revision whose acknowledgement its step waits for.
     acks: BTreeMap<String, u64>,
+    /// Service → since when every client enters its new waypoint.
+    draining: BTreeMap<String, Instant>,
     /// Service → since when its waypoint starts.
     starting: BTreeMap<String, Instant>,
     /// Pod → since when its agent is to let plain connections past.
@@ -162,7 +166,14 @@ impl Steps {
     /// Moves on what waited for a revision that is acknowledged now.
     fn acknowledged(&mut self, stores: &mut Stores, moment: Moment) -> Vec<ReadKey> {
         let due = self.acks.iter().filter(|(_, revision)| **revision <= moment.acked);
-        let due: Vec<String> = due.map(|(what, _)| what.clone()).collect();
+        let mut due: Vec<String> = due.map(|(what, _)| what.clone()).collect();
+        due.retain(|what| {
+            if stores.facts.step(what) != Step::Published {
+                return true;
+            }
+            let since = self.draining.entry(what.clone()).or_insert(moment.now);
+            moment.now.duration_since(*since) >= moment.drain
+        });
         due.iter().filter_map(|what| self.set(stores, what, Step::Settled, moment)).collect()
     }
 
@@ -198,6 +209,7 @@ impl Steps {
                 self.acks.remove(what);
             }
             self.starting.remove(what);
+            self.draining.remove(what);
             self.opening.remove(what);
         }
         match step {

@@ -16,17 +16,17 @@ use crate::translate::waypoint;
 
 /// The waypoint of each Service that has one.
 pub(super) fn waypoints(state: &State) -> HashMap<&ServiceKey, &GatewayAddress> {
-    let services = state.published.plane().filter_map(|plane| match plane {
-        Plane::Service(service) => Some(service.as_ref()),
-        _ => None,
+    let services = state.published.plane().filter_map(|plane| {
+        let Plane::Service(service) = plane else { return None };
+        Some(service.as_ref())
     });
     services.filter_map(|service| Some((&service.key, service.waypoint.as_ref()?))).collect()
 }
 
 fn workloads(state: &State) -> impl Iterator<Item = &Workload> {
-    state.published.plane().filter_map(|plane| match plane {
-        Plane::Workload(workload) => Some(workload.as_ref()),
-        _ => None,
+    state.published.plane().filter_map(|plane| {
+        let Plane::Workload(workload) = plane else { return None };
+        Some(workload.as_ref())
     })
 }
 

@@ -267,6 +267,8 @@ fn line_of(text: &str, path: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const SERVICE: &str =
@@ -340,6 +342,59 @@ mod tests {
                 "apiVersion: gateway.networking.k8s.io/{version}\nkind: HTTPRoute\nmetadata: {{name: r}}\nspec: {{}}\n"
             );
             assert_eq!(parse(Path::new("f"), &text).objects.len(), 1, "{version}");
+        }
+    }
+
+    /// Text made of the pieces that objects are made of, in any order.
+    fn pieces() -> impl Strategy<Value = String> {
+        let piece = prop::sample::select(vec![
+            "apiVersion: v1\n",
+            "kind: Service\n",
+            "kind: List\n",
+            "metadata:\n",
+            "  name: web\n",
+            "spec:\n",
+            "  ports:\n",
+            "  - port: 80\n",
+            "---\n",
+            "...\n",
+            "items:\n",
+            "- ",
+            ": ",
+            "{",
+            "}",
+            "[",
+            "]",
+            "&a ",
+            "*a",
+            "|\n",
+            "\"",
+            "'",
+            "#",
+            "\t",
+            "\r\n",
+            "é",
+            "\u{0}",
+            "!!binary ",
+            "%YAML 1.2\n",
+        ]);
+        prop::collection::vec(piece, 0..30).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_gives_objects_or_problems_inside_it(text in pieces()) {
+            let parsed = parse(Path::new("f"), &text);
+            let lines = u64::try_from(text.lines().count()).unwrap() + 1;
+            for problem in &parsed.problems {
+                prop_assert!(problem.line <= lines, "{:?} in {:?}", problem, text);
+            }
+            for placed in &parsed.objects {
+                prop_assert!((1..=lines).contains(&placed.line));
+                prop_assert!(!placed.object.key().name.name.is_empty());
+            }
+            let says_something = text.contains("kind: Service");
+            prop_assert!(says_something || parsed.objects.is_empty());
         }
     }
 }

@@ -14,6 +14,7 @@ struct Course {
     mesh: Mesh,
     revision: u64,
     began: Instant,
+    drain: Duration,
 }
 
 const SERVICE: &str = "app/web.app.svc.cluster.local";
@@ -26,13 +27,15 @@ impl Course {
             mesh: Mesh::default(),
             revision: 10,
             began: Instant::now(),
+            drain: Duration::ZERO,
         };
         course.put(text, 10);
         course
     }
 
     fn settle(&mut self, touched: &[ReadKey], acked: u64, after: Duration) -> Step {
-        let moment = Moment { acked, revision: self.revision, now: self.began + after };
+        let (revision, now) = (self.revision, self.began + after);
+        let moment = Moment { acked, revision, now, drain: self.drain };
         let moved = self.steps.settle(&mut self.stores, &self.mesh, touched, moment);
         if !moved.is_empty() {
             self.revision += 1;
@@ -83,6 +86,18 @@ fn a_waypoint_is_added_when_ready_and_guards_when_acknowledged() {
     assert_eq!(course.settle(&[], published, Duration::ZERO), Step::Settled);
     // It stays so when the waypoint loses its pods: traffic is refused, not let past.
     assert_eq!(course.put(&waypoint_pod("False"), published), Step::Settled);
+}
+
+#[test]
+fn sessions_past_a_new_waypoint_have_time_to_end() {
+    let mut course =
+        Course::new(&(NAMESPACE.to_owned() + GATEWAY + &waypoint_pod("True") + &service(false)));
+    course.drain = Duration::from_secs(5);
+    assert_eq!(course.put(&service(true), 10), Step::Published);
+    let published = course.revision;
+    assert_eq!(course.settle(&[], published, Duration::from_secs(1)), Step::Published);
+    assert_eq!(course.settle(&[], published, Duration::from_secs(5)), Step::Published);
+    assert_eq!(course.settle(&[], published, Duration::from_secs(6)), Step::Settled);
 }
 
 #[test]

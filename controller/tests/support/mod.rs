@@ -65,6 +65,8 @@ impl World {
             "127.0.0.1:0",
             "--silent-after",
             "2",
+            "--guard-drain",
+            "0",
         ]);
         let app = app::start(settings).await.unwrap();
         let (hub, address) = (Arc::clone(&app.hub), app.address().unwrap());
