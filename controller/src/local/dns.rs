@@ -74,16 +74,9 @@ impl Zone {
     }
 
     /// Adds a named port of a Service: `_port._protocol.` before `service`.
-    pub fn add_port(
-        &mut self,
-        service: &str,
-        port_name: &str,
-        protocol: &str,
-        port: u16,
-        target: &str,
-    ) {
+    pub fn add_port(&mut self, service: &str, port_name: &str, protocol: &str, port: u16) {
         let name = format!("_{port_name}._{protocol}.{service}");
-        self.entry(&name).ports.push((port, target.to_ascii_lowercase()));
+        self.entry(&name).ports.push((port, service.to_ascii_lowercase()));
     }
 
     /// The entry of `name`; names above it exist from then on, without records.
@@ -290,13 +283,7 @@ mod tests {
             "web.shop.svc.cluster.local",
             &["10.96.0.20".parse().unwrap(), "fd00:10:96::14".parse().unwrap()],
         );
-        zone.add_port(
-            "web.shop.svc.cluster.local",
-            "http",
-            "tcp",
-            80,
-            "web.shop.svc.cluster.local",
-        );
+        zone.add_port("web.shop.svc.cluster.local", "http", "tcp", 80);
         zone.add_alias("out.shop.svc.cluster.local", "web.shop.svc.cluster.local.");
         zone.add_alias("far.shop.svc.cluster.local", "example.org");
         zone

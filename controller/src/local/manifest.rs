@@ -46,7 +46,6 @@ impl fmt::Display for ObjectKey {
 
 /// One object that the supervisor acts on.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "a few dozen objects; boxing buys nothing")]
 pub enum Object {
     /// Replicas of a pod.
     Deployment(Deployment),
@@ -239,7 +238,7 @@ fn documents(text: &str) -> Vec<(usize, &str)> {
     // The first line that says something is where a person looks.
     for (line, document) in &mut found {
         *line += document.lines().take_while(|line| !has_content(line)).count();
-        *document = document.trim_start_matches(|c: char| c == '\n');
+        *document = document.trim_start_matches('\n');
     }
     found
 }
@@ -252,9 +251,10 @@ fn has_content(text: &str) -> bool {
 fn unpack(value: Value) -> Vec<Value> {
     match value {
         Value::Object(mut map) if map.get("kind").and_then(Value::as_str) == Some("List") => {
-            match map.remove("items") {
-                Some(Value::Array(items)) => items,
-                _ => Vec::new(),
+            if let Some(Value::Array(items)) = map.remove("items") {
+                items
+            } else {
+                Vec::new()
             }
         }
         Value::Null => Vec::new(),

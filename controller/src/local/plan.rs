@@ -126,7 +126,9 @@ pub fn owner_of(key: &ObjectKey, object: &Object) -> Option<Owner> {
         OwnerKind::Pod => {
             template_hash(&PodTemplateSpec { metadata: None, spec: template.spec.clone() })
         }
-        _ => template_hash(&template),
+        OwnerKind::Deployment { .. } | OwnerKind::StatefulSet { .. } | OwnerKind::DaemonSet => {
+            template_hash(&template)
+        }
     };
     Some(Owner { key: key.clone(), kind, replicas, template, hash })
 }

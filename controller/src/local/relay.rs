@@ -69,8 +69,8 @@ async fn carry(mut client: TcpStream, to: SocketAddr) {
 /// Tells an HTTP client why there is no answer; reads its request first, lest a reset eats the words.
 async fn refuse(mut client: TcpStream, why: &str) {
     let refused = async {
-        let mut sink = [0; 4096];
-        client.read(&mut sink).await?;
+        let mut sink = [0; 1024];
+        let _request = client.read(&mut sink).await?;
         let body = format!("{why}\n");
         let head = format!(
             "HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\nretry-after: 1\r\n\

@@ -19,6 +19,7 @@ mod pod;
 mod probe;
 mod process;
 mod record;
+mod running;
 mod say;
 mod services;
 mod state;
@@ -205,7 +206,7 @@ impl Supervisor {
                 Some(door::Delete { namespace, name, grace, found }) = wishes.recv() => {
                     let done = self.state.delete_named(&namespace, &name, grace);
                     // Whoever asked may have left.
-                    drop(found.send(done));
+                    found.send(done).ok();
                 }
                 _ = token_check.tick() => {
                     if let Err(cause) = self.state.renew_tokens() {

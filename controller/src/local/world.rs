@@ -290,7 +290,7 @@ fn launcher_gone() -> tokio::sync::oneshot::Receiver<()> {
             }
         }
         // Nobody listens any more when the world ends for another reason.
-        drop(tell.send(()));
+        tell.send(()).ok();
     });
     told
 }

@@ -131,7 +131,8 @@ mod tests {
     fn a_container_runs_what_its_image_stands_for() {
         let images = Images::parse(FILE).unwrap();
         let none: &[&str] = &[];
-        let cases: [(&str, &[&str], &[&str], Option<&[&str]>); 9] = [
+        type Row<'a> = (&'a str, &'a [&'a str], &'a [&'a str], Option<&'a [&'a str]>);
+        let cases: [Row<'_>; 9] = [
             ("reg:5000/a/web", none, none, Some(&["web", "--x"])),
             ("reg:5000/a/web:1.2", none, none, Some(&["web", "--x"])),
             ("reg:5000/a/web:1.2@sha256:00", none, &["y"], Some(&["web", "--x", "y"])),

@@ -23,7 +23,7 @@ use crate::local::paths;
 const PERIOD: Duration = Duration::from_millis(300);
 
 /// A refusal must last this many looks: conditions settle while things start.
-const LOOKS: u8 = 10;
+const LOOKS: u8 = 20;
 
 /// The JSON that the controller answers to a GET of `path`; none while it is away.
 pub(super) async fn ask(path: &str) -> Option<Value> {

@@ -16,12 +16,16 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
 
 use super::inquire;
-use super::state::{PodLine, State};
+use super::running::PodLine;
+use super::state::State;
 use crate::local::UpOptions;
 use crate::local::manifest::FileProblem;
 
 /// After this long the table is shown even if pods are not ready.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Said once, when all pods are ready for the first time.
+const ALL_READY: &str = "All pods are ready.";
 
 /// Prints what changes.
 #[derive(Debug)]
@@ -30,6 +34,7 @@ pub(super) struct Say {
     folder: PathBuf,
     nodes: u8,
     table_due: Option<Instant>,
+    all_ready: bool,
     seen: BTreeMap<String, PodLine>,
     problems: BTreeSet<FileProblem>,
     local_problem: Option<FileProblem>,
@@ -43,6 +48,7 @@ impl Say {
             folder: options.folder.clone(),
             nodes: options.nodes,
             table_due: Some(Instant::now() + PATIENCE),
+            all_ready: false,
             seen: BTreeMap::new(),
             problems: BTreeSet::new(),
             local_problem: None,
@@ -67,18 +73,23 @@ impl Say {
     pub(super) fn look(&mut self, state: &State) {
         self.look_at_files(state);
         let lines = state.lines();
+        let ready =
+            !lines.is_empty() && !state.ingress_missing() && lines.iter().all(|line| line.ready);
         match self.table_due {
             Some(due) => {
-                let ready = !lines.is_empty()
-                    && !state.ingress_missing()
-                    && lines.iter().all(|line| line.ready);
                 if ready || Instant::now() >= due {
                     self.table_due = None;
-                    self.table(state, lines.clone());
+                    self.all_ready = ready;
+                    self.table(state, lines.clone(), ready);
                     self.seen = lines.into_iter().map(|line| (line.uid.clone(), line)).collect();
                 }
             }
-            None => self.changes(lines),
+            None => {
+                self.changes(lines);
+                if ready && !std::mem::replace(&mut self.all_ready, true) {
+                    line(ALL_READY);
+                }
+            }
         }
     }
 
@@ -103,7 +114,7 @@ impl Say {
         self.problems = now;
     }
 
-    fn table(&self, state: &State, lines: Vec<PodLine>) {
+    fn table(&self, state: &State, lines: Vec<PodLine>, ready: bool) {
         let table = Table {
             title: format!("\n{} on {} nodes\n", self.folder.display(), self.nodes),
             port: self.port,
@@ -112,6 +123,7 @@ impl Say {
                 .first()
                 .map(|(gateway, address)| (gateway.clone(), address.to_string())),
             lines,
+            ready,
         };
         tokio::spawn(table.print());
     }
@@ -150,6 +162,7 @@ struct Table {
     port: u16,
     ingress: Option<(String, String)>,
     lines: Vec<PodLine>,
+    ready: bool,
 }
 
 impl Table {
@@ -179,6 +192,9 @@ impl Table {
             "  waymark status | workloads | policies | get gateways | logs POD | exec POD -- COMMAND",
         );
         line("Edit any file of the folder: it takes effect at once. Ctrl-C ends everything.");
+        if self.ready {
+            line(ALL_READY);
+        }
     }
 }
 

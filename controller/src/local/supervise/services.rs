@@ -164,7 +164,7 @@ fn one(
         }
         if let Some(port_name) = &port.name {
             let text = if protocol == Protocol::Tcp { "tcp" } else { "udp" };
-            built.zone.add_port(&host, port_name, text, number, &host);
+            built.zone.add_port(&host, port_name, text, number);
         }
     }
     built.ingress.extend(ingress(service, &balancer));
@@ -319,7 +319,7 @@ mod tests {
             build(&[], &[member("a-0", "10.244.1.2", true)], &mut ServiceAddresses::default()).zone;
         want.add("peers.n.svc.cluster.local", &["10.244.1.2".parse().unwrap()]);
         want.add("a-0.peers.n.svc.cluster.local", &["10.244.1.2".parse().unwrap()]);
-        want.add_port("peers.n.svc.cluster.local", "web", "tcp", 80, "peers.n.svc.cluster.local");
+        want.add_port("peers.n.svc.cluster.local", "web", "tcp", 80);
         assert_eq!(built.zone, want);
     }
 

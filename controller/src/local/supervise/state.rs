@@ -22,15 +22,16 @@ use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
 
 use super::create::{self, Broken, Surroundings};
-use super::object::{self, Birth, Health};
-use super::pod::{self, Event, Handle, Sandbox};
+use super::object::{self, Birth};
+use super::pod::{self, Event, Handle};
 use super::probe::Prober;
 use super::record::Record;
+use super::running::{PodLine, Running};
 use super::services::{self, Built, Member};
 use super::{system, tokens::Tokens};
 use crate::local::address::{self, FABRIC, Pair, Pool, ServiceAddresses};
 use crate::local::dns::Zone;
-use crate::local::manifest::{Folders, Manifest, Object, ObjectKey};
+use crate::local::manifest::{Folders, Manifest, Object};
 use crate::local::plan::environment::Values;
 use crate::local::plan::image::Images;
 use crate::local::plan::{self, Load, Owner, PodView, Step};
@@ -60,25 +61,6 @@ impl Node {
         let prober = Prober::new(&name)?;
         Ok(Self { number, uid: object::new_uid(), pool: Pool::new(2, 254, reuse), prober, name })
     }
-}
-
-/// A pod that exists.
-#[derive(Debug)]
-pub(super) struct Running {
-    /// Metadata and spec.
-    object: Value,
-    owner: ObjectKey,
-    hash: String,
-    node: usize,
-    /// Its number in the node's range; none on the node's own network.
-    host: Option<u8>,
-    addresses: Pair,
-    handle: Result<Handle, Broken>,
-    deleted: Option<(OffsetDateTime, Duration)>,
-    born: OffsetDateTime,
-    ready_since: (bool, OffsetDateTime),
-    system: bool,
-    restarts_seen: u32,
 }
 
 /// Where results go.
@@ -115,29 +97,6 @@ pub(super) struct State {
     outlets: Outlets,
     beside: PathBuf,
     started: OffsetDateTime,
-}
-
-/// One pod, for the eyes of the user.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(super) struct PodLine {
-    /// Namespace.
-    pub(super) namespace: String,
-    /// Name.
-    pub(super) name: String,
-    /// Node.
-    pub(super) node: String,
-    /// First address.
-    pub(super) address: String,
-    /// Service account.
-    pub(super) account: String,
-    /// UID.
-    pub(super) uid: String,
-    /// Takes traffic.
-    pub(super) ready: bool,
-    /// Is going.
-    pub(super) going: bool,
-    /// Why it does not run.
-    pub(super) trouble: Option<String>,
 }
 
 impl State {
@@ -435,9 +394,8 @@ impl State {
     }
 
     fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
-        self.folders.objects().filter_map(|manifest| match &manifest.object {
-            Object::Namespace(namespace) => Some(namespace),
-            _ => None,
+        self.folders.objects().filter_map(|manifest| {
+            if let Object::Namespace(namespace) = &manifest.object { Some(namespace) } else { None }
         })
     }
 
@@ -448,10 +406,10 @@ impl State {
         let (mut config_maps, mut secrets) = (BTreeMap::new(), BTreeMap::new());
         for manifest in self.folders.objects() {
             let key = (manifest.key.namespace.clone(), manifest.key.name.clone());
-            match &manifest.object {
-                Object::ConfigMap(map) => drop(config_maps.insert(key, map.clone())),
-                Object::Secret(secret) => drop(secrets.insert(key, secret.clone())),
-                _ => {}
+            if let Object::ConfigMap(map) = &manifest.object {
+                config_maps.insert(key, map.clone());
+            } else if let Object::Secret(secret) = &manifest.object {
+                secrets.insert(key, secret.clone());
             }
         }
         (config_maps, secrets)
@@ -522,16 +480,18 @@ impl State {
         let services: Vec<Service> = self
             .folders
             .objects()
-            .filter_map(|manifest| match &manifest.object {
-                Object::Service(service) => {
-                    let mut service = service.clone();
-                    service.metadata.namespace = Some(manifest.key.namespace.clone());
-                    Some(service)
-                }
-                _ => None,
+            .filter_map(|manifest| {
+                let Object::Service(service) = &manifest.object else { return None };
+                let mut service = service.clone();
+                service.metadata.namespace = Some(manifest.key.namespace.clone());
+                Some(service)
             })
             .collect();
-        let pods: Vec<Value> = self.pods.values().map(|running| self.shown(running)).collect();
+        let pods: Vec<Value> = self
+            .pods
+            .values()
+            .map(|running| running.shown(self.node_addresses(running.node)))
+            .collect();
         let members: Vec<Member> = pods.iter().filter_map(Member::of_pod).collect();
         let built = services::build(&services, &members, &mut self.addresses);
         let mut objects: Vec<Value> =
@@ -558,6 +518,10 @@ impl State {
         Ok(())
     }
 
+    fn node_addresses(&self, index: usize) -> Pair {
+        self.nodes.get(index).map_or(FABRIC, |node| address::node(node.number))
+    }
+
     /// Whether the user's folder has an object of this kind and name.
     fn is_in_folder(&self, object: &Value) -> bool {
         let text =
@@ -566,29 +530,6 @@ impl State {
         self.folders
             .objects()
             .any(|manifest| manifest.key.kind == kind && manifest.key.name == name)
-    }
-
-    fn shown(&self, running: &Running) -> Value {
-        let mut object = running.object.clone();
-        let node = self.nodes.get(running.node).map_or(FABRIC, |node| address::node(node.number));
-        let spec = object.get("spec").cloned().unwrap_or_default();
-        let status = object::pod_status(
-            &running.health(),
-            node,
-            running.addresses,
-            &spec,
-            running.ready_since.1,
-        );
-        if let Some(map) = object.as_object_mut() {
-            map.insert("status".into(), status);
-        }
-        if let (Some((when, grace)), Some(map)) =
-            (running.deleted, object.get_mut("metadata").and_then(Value::as_object_mut))
-        {
-            map.insert("deletionTimestamp".into(), object::timestamp(when + grace).into());
-            map.insert("deletionGracePeriodSeconds".into(), grace.as_secs().into());
-        }
-        object
     }
 }
 
@@ -599,90 +540,6 @@ fn replace<T: PartialEq>(old: &mut Arc<T>, new: T) -> bool {
         *old = Arc::new(new);
     }
     changed
-}
-
-impl Running {
-    fn text(&self, pointer: &str) -> String {
-        self.object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
-    }
-
-    fn view(&self) -> PodView {
-        PodView {
-            name: self.text("/metadata/name"),
-            hash: self.hash.clone(),
-            ready: self.health().ready() && self.deleted.is_none(),
-            terminating: self.deleted.is_some(),
-            node: self.node,
-        }
-    }
-
-    fn names(&self, list: &str) -> Vec<String> {
-        let containers = self.object.pointer(list).and_then(Value::as_array).into_iter().flatten();
-        containers
-            .map(|container| {
-                container.get("name").and_then(Value::as_str).unwrap_or_default().to_owned()
-            })
-            .collect()
-    }
-
-    fn health(&self) -> Health {
-        let (names, init_names) =
-            (self.names("/spec/containers"), self.names("/spec/initContainers"));
-        match &self.handle {
-            Ok(handle) => Health {
-                sandbox: handle.sandbox.borrow().clone(),
-                containers: names
-                    .into_iter()
-                    .zip(handle.containers.iter().map(|state| state.borrow().clone()))
-                    .collect(),
-                init: init_names
-                    .into_iter()
-                    .zip(handle.init.iter().map(|state| state.borrow().clone()))
-                    .collect(),
-                broken: None,
-            },
-            Err(broken) => Health {
-                sandbox: Sandbox::default(),
-                containers: names
-                    .into_iter()
-                    .map(|name| (name, super::container::State::default()))
-                    .collect(),
-                init: Vec::new(),
-                broken: Some(broken.clone()),
-            },
-        }
-    }
-
-    fn restarts(&self) -> u32 {
-        self.handle
-            .as_ref()
-            .map_or(0, |handle| handle.containers.iter().map(|state| state.borrow().restarts).sum())
-    }
-
-    fn line(&self, uid: &str) -> PodLine {
-        let health = self.health();
-        let crashing = health.containers.iter().find(|(_, state)| state.waiting.is_some());
-        let trouble = match (&health.broken, crashing) {
-            (Some((reason, message)), _) => Some(format!("{reason}: {message}")),
-            (None, Some((name, state))) => {
-                let code =
-                    state.exit_code.map_or_else(String::new, |code| format!(" (exit code {code})"));
-                Some(format!("container {name} keeps ending{code}"))
-            }
-            (None, None) => health.sandbox.waiting.clone(),
-        };
-        PodLine {
-            namespace: self.text("/metadata/namespace"),
-            name: self.text("/metadata/name"),
-            node: self.text("/spec/nodeName"),
-            address: self.addresses.v4.to_string(),
-            account: self.text("/spec/serviceAccountName"),
-            uid: uid.to_owned(),
-            ready: health.ready(),
-            going: self.deleted.is_some(),
-            trouble,
-        }
-    }
 }
 
 /// Makes node namespaces in order; `netns` does the work.
