@@ -433,3 +433,31 @@ async fn a_tunnel_that_is_replaced_loses_no_connection() {
     old.close();
     soon("the old tunnel's sessions", old.wait()).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_dies_after_its_own_end_ends_the_session() {
+    let mut world = World::new(2, Limits::default()).unwrap();
+    let pair = Pair::new(&mut world, "reset", (true, true), (1, 2)).await;
+    let target = SocketAddr::new(pair.server.ip(false), 9000);
+    let listener = pair.server.netns.listen(target).unwrap();
+    let mut client = pair.client.netns.connect(target).await.unwrap();
+    let (mut server, _) = soon("a connection", listener.accept()).await.unwrap();
+    server.write_all(b"last words").await.unwrap();
+    server.shutdown().await.unwrap();
+    let mut heard = String::new();
+    soon("the server's end", client.read_to_string(&mut heard)).await.unwrap();
+    assert_eq!(heard, "last words");
+    client.write_all(b"still talking").await.unwrap();
+    let mut got = [0; 13];
+    soon("the other direction", server.read_exact(&mut got)).await.unwrap();
+
+    server.set_zero_linger().unwrap();
+    drop(server);
+    let sessions = &world.tunnel(1).unwrap().sessions;
+    let ended = async {
+        while !sessions.is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    soon("the session's end, though the client says nothing", ended).await;
+}

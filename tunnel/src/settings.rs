@@ -28,7 +28,7 @@ pub struct Settings {
     pub own: OwnPod,
     /// Node that we serve: `NODE_NAME`.
     pub node: String,
-    /// Cluster: `CLUSTER_ID`, `Kubernetes`.
+    /// Cluster: `CLUSTER_ID` or `ISTIO_META_CLUSTER_ID`, `Kubernetes`.
     pub cluster: String,
     /// Network: `NETWORK`, the default one.
     pub network: String,
@@ -170,7 +170,8 @@ impl Reader<'_> {
     }
 
     fn settings(&mut self) -> Settings {
-        let cluster = self.get("CLUSTER_ID", "Kubernetes".to_owned());
+        let named = self.get("ISTIO_META_CLUSTER_ID", "Kubernetes".to_owned());
+        let cluster = self.get("CLUSTER_ID", named);
         let discovery = self.controller("XDS", "https://istiod.istio-system.svc:15012", &cluster);
         let authority = self.controller("CA", &discovery.address, &cluster);
         let any = |port| SocketAddr::new(IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED), port);

@@ -13,14 +13,14 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::future::poll_fn;
+use std::future::{Future as _, poll_fn};
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use tokio::io::AsyncWrite as _;
+use tokio::io::{AsyncWrite as _, Interest};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio_util::io::poll_read_buf;
@@ -157,7 +157,17 @@ async fn pump(
     let passed = async {
         let mut batch = Batch::new();
         loop {
-            let bytes = poll_fn(|context| source.poll_fill(context, &mut batch)).await?;
+            let bytes = {
+                let mut refused = pin!(sink.refused());
+                let fill = poll_fn(|context| {
+                    // Until then the other direction would tell.
+                    if one_ended.get() && refused.as_mut().poll(context).is_ready() {
+                        return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+                    }
+                    source.poll_fill(context, &mut batch)
+                });
+                fill.await?
+            };
             if bytes == 0 {
                 return poll_fn(|context| sink.poll_finish(context)).await;
             }
@@ -169,6 +179,12 @@ async fn pump(
         Err(error) if one_ended.get() && is_late_reset(&error) => Ok(()),
         result => {
             one_ended.set(true);
+            // The other direction looks at its peer from now on.
+            poll_fn(|context| {
+                context.waker().wake_by_ref();
+                Poll::Ready(())
+            })
+            .await;
             result
         }
     }
@@ -260,6 +276,15 @@ impl Sink<'_> {
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Completes once the peer takes no more bytes.
+    async fn refused(&mut self) {
+        match self {
+            // An error of readiness itself tells the same.
+            Self::Tcp(half) => drop(half.ready(Interest::ERROR).await),
+            Self::Hbone(transmit) => poll_fn(|context| transmit.poll_reset(context)).await,
+        }
     }
 
     /// Passes the end of the direction on.
