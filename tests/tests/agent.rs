@@ -386,6 +386,34 @@ async fn strict_closes_older_connections_into_the_pod() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn plain_inbound_is_captured_and_let_past_while_connections_go_on() {
+    let world = World::new();
+    world.echo();
+    let bypass = |bypass_inbound| PodSpec { bypass_inbound, ..spec("server", &world.server) };
+    world.agent.node.put(bypass(true));
+    world.place("server", &world.server).await.unwrap();
+    assert!(world.agent.enrolled("server").await.plain_inbound);
+    let mut plain = world.client.netns.connect(world.target(false)).await.unwrap();
+    ping(&mut plain).await.unwrap();
+
+    world.agent.node.put(bypass(false));
+    let captured = |pod: &PodReport| !pod.plain_inbound && pod.reason.is_empty();
+    let report = world.agent.until("server", "captured whole", captured).await;
+    assert_eq!(report.older, 1, "the plain connection is counted");
+    ping(&mut plain).await.expect("a plain connection from before");
+    let mut taken = world.client.netns.connect(world.target(false)).await.unwrap();
+    ping(&mut taken).await.expect("a captured connection");
+
+    world.agent.node.put(bypass(true));
+    world.agent.until("server", "let past", |pod| pod.plain_inbound).await;
+    for stream in [&mut plain, &mut taken] {
+        ping(stream).await.expect("a connection from before");
+    }
+    let report = world.agent.enrolled("server").await;
+    assert_eq!((report.older, report.repairs), (1, 0), "what the tunnel carries is not older");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn lost_rules_are_put_back_within_two_seconds() {
     let world = World::new();
     world.enrol("client", &world.client).await;
