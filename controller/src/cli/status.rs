@@ -140,10 +140,8 @@ fn missing(status: &Value) -> Vec<String> {
 fn report(folder: &str, status: &Value, ills: &[String], wide: bool) -> String {
     let mut text_out = format!("{folder}\n{}\n", summary(status));
     text_out += &format!("\n{}", clients(status, wide));
-    for part in [gateways(status), pods(status, wide)] {
-        if let Some(part) = part {
-            text_out += &format!("\n{part}");
-        }
+    for part in [gateways(status), pods(status, wide)].into_iter().flatten() {
+        text_out += &format!("\n{part}");
     }
     if wide {
         let counts = status.get("resources").and_then(Value::as_object).into_iter().flatten();

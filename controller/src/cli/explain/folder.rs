@@ -40,7 +40,8 @@ pub(super) fn known(folder: &Path) -> Result<(Known, Vec<Problem>), Failure> {
         code: 2,
     };
     let root: PathBuf = std::fs::canonicalize(folder).map_err(unreadable)?;
-    let (objects, problems) = source::folder::read(&[root.clone()]).map_err(unreadable)?;
+    let (objects, problems) =
+        source::folder::read(std::slice::from_ref(&root)).map_err(unreadable)?;
     let mut plan = Plan::default();
     for object in objects {
         plan.stores.put(object);

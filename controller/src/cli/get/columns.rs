@@ -35,124 +35,152 @@ const LABELS: Column = wide("LABELS", |object, _| pairs(object, "/metadata/label
 /// The columns of a kind.
 pub(super) fn columns(kind: &str) -> Vec<Column> {
     match kind {
-        "Pod" => vec![
-            NAMESPACE,
-            NAME,
-            column("READY", |pod, _| {
-                let all = items(pod, "/spec/containers").count();
-                let ready = items(pod, "/status/containerStatuses")
-                    .filter(|status| status.get("ready") == Some(&Value::Bool(true)))
-                    .count();
-                format!("{ready}/{all}")
-            }),
-            column("STATUS", |pod, _| pod_status(pod)),
-            column("RESTARTS", |pod, _| {
-                let restarts = items(pod, "/status/containerStatuses")
-                    .filter_map(|status| status.get("restartCount").and_then(Value::as_u64));
-                restarts.sum::<u64>().to_string()
-            }),
-            AGE,
-            wide("IP", |pod, _| text(pod, "/status/podIP")),
-            wide("NODE", |pod, _| text(pod, "/spec/nodeName")),
-            LABELS,
-        ],
-        "Service" => vec![
-            NAMESPACE,
-            NAME,
-            column("TYPE", |service, _| text(service, "/spec/type")),
-            column("CLUSTER-IP", |service, _| text(service, "/spec/clusterIP")),
-            column("EXTERNAL-IP", |service, _| {
-                let ips = items(service, "/status/loadBalancer/ingress")
-                    .map(|ingress| text(ingress, "/ip"));
-                ips.collect::<Vec<_>>().join(",")
-            }),
-            column("PORT(S)", |service, _| {
-                let port = |port: &Value| {
-                    let protocol = text(port, "/protocol");
-                    let protocol = if protocol.is_empty() { "TCP".to_owned() } else { protocol };
-                    format!("{}/{protocol}", text(port, "/port"))
-                };
-                items(service, "/spec/ports").map(port).collect::<Vec<_>>().join(",")
-            }),
-            AGE,
-            wide("SELECTOR", |service, _| pairs(service, "/spec/selector")),
-        ],
-        "Node" => vec![
-            NAME,
-            column("STATUS", |node, _| {
-                if condition(node, "/status/conditions", "Ready") == "True" {
-                    "Ready"
-                } else {
-                    "NotReady"
-                }
-                .to_owned()
-            }),
-            AGE,
-            column("INTERNAL-IP", |node, _| {
-                items(node, "/status/addresses")
-                    .next()
-                    .map(|address| text(address, "/address"))
-                    .unwrap_or_default()
-            }),
-        ],
-        "Namespace" => vec![
-            NAME,
-            column("MESH", |object, _| label(object, api::DATAPLANE_MODE)),
-            column("WAYPOINT", |object, _| label(object, api::USE_WAYPOINT)),
-            AGE,
-            LABELS,
-        ],
-        "Gateway" => vec![
-            NAMESPACE,
-            NAME,
-            column("CLASS", |gateway, _| text(gateway, "/spec/gatewayClassName")),
-            column("ADDRESS", |gateway, _| {
-                items(gateway, "/status/addresses")
-                    .next()
-                    .map(|address| text(address, "/value"))
-                    .unwrap_or_default()
-            }),
-            column("ACCEPTED", |gateway, _| condition(gateway, "/status/conditions", "Accepted")),
-            column("PROGRAMMED", |gateway, _| {
-                condition(gateway, "/status/conditions", "Programmed")
-            }),
-            AGE,
-            wide("REASON", |gateway, _| reasons(gateway, "/status/conditions")),
-        ],
-        "GatewayClass" => vec![
-            NAME,
-            column("CONTROLLER", |class, _| text(class, "/spec/controllerName")),
-            column("ACCEPTED", |class, _| condition(class, "/status/conditions", "Accepted")),
-            AGE,
-        ],
+        "Pod" => pod_columns(),
+        "Service" => service_columns(),
+        "Node" => node_columns(),
+        "Namespace" => namespace_columns(),
+        "Gateway" => gateway_columns(),
+        "GatewayClass" => class_columns(),
+        "AuthorizationPolicy" => policy_columns(),
+        "Deployment" => deployment_columns(),
         "HTTPRoute" | "GRPCRoute" | "TLSRoute" | "TCPRoute" | "UDPRoute" => route_columns(),
-        "AuthorizationPolicy" => vec![
-            NAMESPACE,
-            NAME,
-            column("ACTION", |policy, _| {
-                let action = text(policy, "/spec/action");
-                if action.is_empty() { "ALLOW".to_owned() } else { action }
-            }),
-            column("ACCEPTED", |policy, _| accepted(policy)),
-            AGE,
-            wide("REASON", |policy, _| reasons(policy, "/status/conditions")),
-        ],
-        "Deployment" => vec![
-            NAMESPACE,
-            NAME,
-            column("READY", |object, _| {
-                let ready = number(object, "/status/readyReplicas");
-                format!("{ready}/{}", replicas::wanted(object))
-            }),
-            column("UP-TO-DATE", |object, _| number(object, "/status/updatedReplicas").to_string()),
-            column("AVAILABLE", |object, _| {
-                number(object, "/status/availableReplicas").to_string()
-            }),
-            AGE,
-            LABELS,
-        ],
         _ => vec![NAMESPACE, NAME, AGE, LABELS],
     }
+}
+
+fn pod_columns() -> Vec<Column> {
+    vec![
+        NAMESPACE,
+        NAME,
+        column("READY", |pod, _| {
+            let all = items(pod, "/spec/containers").count();
+            let ready = items(pod, "/status/containerStatuses")
+                .filter(|status| status.get("ready") == Some(&Value::Bool(true)))
+                .count();
+            format!("{ready}/{all}")
+        }),
+        column("STATUS", |pod, _| pod_status(pod)),
+        column("RESTARTS", |pod, _| {
+            let restarts = items(pod, "/status/containerStatuses")
+                .filter_map(|status| status.get("restartCount").and_then(Value::as_u64));
+            restarts.sum::<u64>().to_string()
+        }),
+        AGE,
+        wide("IP", |pod, _| text(pod, "/status/podIP")),
+        wide("NODE", |pod, _| text(pod, "/spec/nodeName")),
+        LABELS,
+    ]
+}
+
+fn service_columns() -> Vec<Column> {
+    vec![
+        NAMESPACE,
+        NAME,
+        column("TYPE", |service, _| text(service, "/spec/type")),
+        column("CLUSTER-IP", |service, _| text(service, "/spec/clusterIP")),
+        column("EXTERNAL-IP", |service, _| {
+            let ips =
+                items(service, "/status/loadBalancer/ingress").map(|ingress| text(ingress, "/ip"));
+            ips.collect::<Vec<_>>().join(",")
+        }),
+        column("PORT(S)", |service, _| {
+            let port = |port: &Value| {
+                let protocol = text(port, "/protocol");
+                let protocol = if protocol.is_empty() { "TCP".to_owned() } else { protocol };
+                format!("{}/{protocol}", text(port, "/port"))
+            };
+            items(service, "/spec/ports").map(port).collect::<Vec<_>>().join(",")
+        }),
+        AGE,
+        wide("SELECTOR", |service, _| pairs(service, "/spec/selector")),
+    ]
+}
+
+fn node_columns() -> Vec<Column> {
+    vec![
+        NAME,
+        column("STATUS", |node, _| {
+            if condition(node, "/status/conditions", "Ready") == "True" {
+                "Ready"
+            } else {
+                "NotReady"
+            }
+            .to_owned()
+        }),
+        AGE,
+        column("INTERNAL-IP", |node, _| {
+            items(node, "/status/addresses")
+                .next()
+                .map(|address| text(address, "/address"))
+                .unwrap_or_default()
+        }),
+    ]
+}
+
+fn namespace_columns() -> Vec<Column> {
+    vec![
+        NAME,
+        column("MESH", |object, _| label(object, api::DATAPLANE_MODE)),
+        column("WAYPOINT", |object, _| label(object, api::USE_WAYPOINT)),
+        AGE,
+        LABELS,
+    ]
+}
+
+fn gateway_columns() -> Vec<Column> {
+    vec![
+        NAMESPACE,
+        NAME,
+        column("CLASS", |gateway, _| text(gateway, "/spec/gatewayClassName")),
+        column("ADDRESS", |gateway, _| {
+            items(gateway, "/status/addresses")
+                .next()
+                .map(|address| text(address, "/value"))
+                .unwrap_or_default()
+        }),
+        column("ACCEPTED", |gateway, _| condition(gateway, "/status/conditions", "Accepted")),
+        column("PROGRAMMED", |gateway, _| condition(gateway, "/status/conditions", "Programmed")),
+        AGE,
+        wide("REASON", |gateway, _| reasons(gateway, "/status/conditions")),
+    ]
+}
+
+fn class_columns() -> Vec<Column> {
+    vec![
+        NAME,
+        column("CONTROLLER", |class, _| text(class, "/spec/controllerName")),
+        column("ACCEPTED", |class, _| condition(class, "/status/conditions", "Accepted")),
+        AGE,
+    ]
+}
+
+fn policy_columns() -> Vec<Column> {
+    vec![
+        NAMESPACE,
+        NAME,
+        column("ACTION", |policy, _| {
+            let action = text(policy, "/spec/action");
+            if action.is_empty() { "ALLOW".to_owned() } else { action }
+        }),
+        column("ACCEPTED", |policy, _| accepted(policy)),
+        AGE,
+        wide("REASON", |policy, _| reasons(policy, "/status/conditions")),
+    ]
+}
+
+fn deployment_columns() -> Vec<Column> {
+    vec![
+        NAMESPACE,
+        NAME,
+        column("READY", |object, _| {
+            let ready = number(object, "/status/readyReplicas");
+            format!("{ready}/{}", replicas::wanted(object))
+        }),
+        column("UP-TO-DATE", |object, _| number(object, "/status/updatedReplicas").to_string()),
+        column("AVAILABLE", |object, _| number(object, "/status/availableReplicas").to_string()),
+        AGE,
+        LABELS,
+    ]
 }
 
 fn route_columns() -> Vec<Column> {
