@@ -7,6 +7,8 @@
 //! with 503 the first N times it is asked for that ID, `/ws` echoes after an upgrade.
 //! Everything else is answered with [`Seen`] as JSON.
 
+#![expect(clippy::missing_errors_doc, reason = "a test fails with whatever failed")]
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -84,7 +86,7 @@ impl Backend {
                     None => drop(tokio::spawn(serve(stream, state))),
                     Some(tls) => drop(tokio::spawn(async move {
                         if let Ok(stream) = TlsAcceptor::from(tls).accept(stream).await {
-                            serve(stream, state).await;
+                            Box::pin(serve(stream, state)).await;
                         }
                     })),
                 }

@@ -5,6 +5,8 @@
 //!
 //! Every mesh and every pod has loopback addresses of its own, so ports never meet.
 
+#![expect(clippy::missing_errors_doc, reason = "a test fails with whatever failed")]
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -95,7 +97,7 @@ impl Mesh {
         mesh.put([Resource::Gateway(Arc::new(settings))]);
         mesh.put_workload("gw-1", own, ip, |_| {});
         if waypoint {
-            mesh.listener("mesh", 15008, Protocol::Hbone, "", None)?;
+            mesh.listener("mesh", (15008, Protocol::Hbone), "", None)?;
         }
         Ok(mesh)
     }
@@ -203,8 +205,7 @@ impl Mesh {
     pub fn listener(
         &mut self,
         section: &str,
-        port: u16,
-        protocol: Protocol,
+        (port, protocol): (u16, Protocol),
         hostname: &str,
         tls: Option<ListenerTls>,
     ) -> anyhow::Result<()> {

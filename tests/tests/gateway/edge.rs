@@ -4,7 +4,11 @@
 
 use std::sync::Arc;
 
-use http_body_util::Full;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use routing::delta::{Kind, Resource};
 use routing::discovery::AppProtocol;
 use routing::filter::{
@@ -22,7 +26,7 @@ use super::{ask, backend, get, http1, http2};
 /// A gateway with an HTTP listener on 8080 and a service per backend of these names.
 async fn edge(names: &[&str]) -> anyhow::Result<(Mesh, Vec<Backend>)> {
     let mut mesh = Mesh::start(false).await?;
-    mesh.listener("http", 8080, Protocol::Http, "", None)?;
+    mesh.listener("http", (8080, Protocol::Http), "", None)?;
     let mut backends = Vec::new();
     for name in names {
         let one = backend(name).await?;
@@ -51,7 +55,7 @@ fn a_request_reaches_a_plain_backend_and_says_where_it_came_from() -> anyhow::Re
         let mut mesh = Mesh::start(false).await?;
         let pod = backend("pod").await?;
         mesh.service("web", AppProtocol::Unknown, &[("pod", pod.address)], &[])?;
-        mesh.listener("http", 8080, Protocol::Http, "", None)?;
+        mesh.listener("http", (8080, Protocol::Http), "", None)?;
         mesh.put([Resource::Rule(Arc::new(rule(
             "HTTPRoute/shop/web",
             &["http"],
@@ -230,7 +234,7 @@ fn listeners_come_and_go_and_the_most_specific_one_answers() -> anyhow::Result<(
     local(async {
         let (mut mesh, _backends) = edge(&["web", "wild"]).await?;
         put(&mut mesh, under("/", "all", "web")?);
-        mesh.listener("wild", 8080, Protocol::Http, "*.example.com", None)?;
+        mesh.listener("wild", (8080, Protocol::Http), "*.example.com", None)?;
         let wild = rule("HTTPRoute/shop/wild", &["wild"], vec![to("wild", 1)?])?;
         put(&mut mesh, wild);
         let backend = async |port, host: &str| {
@@ -241,7 +245,7 @@ fn listeners_come_and_go_and_the_most_specific_one_answers() -> anyhow::Result<(
         assert_eq!(backend(8080, "a.b.example.com:8080").await?, "wild");
         assert_eq!(backend(8080, "example.com").await?, "web");
 
-        mesh.listener("late", 8081, Protocol::Http, "", None)?;
+        mesh.listener("late", (8081, Protocol::Http), "", None)?;
         mesh.gateway.ready().await;
         assert_eq!(ask(mesh.ip, 8081, "a", "/").await?.status, 404, "no route of its own");
         mesh.remove(Kind::Route, "HTTPRoute/shop/wild/0");
@@ -308,6 +312,28 @@ fn requests_are_counted_with_the_names_of_istio() -> anyhow::Result<()> {
     })
 }
 
+/// Takes calls of one gRPC client, agrees to each and tells its path and message.
+async fn collect(
+    collector: tokio::net::TcpListener,
+    tell: tokio::sync::mpsc::Sender<(String, Bytes)>,
+) -> anyhow::Result<()> {
+    let (stream, _) = collector.accept().await?;
+    let service = service_fn(move |request: http::Request<Incoming>| {
+        let tell = tell.clone();
+        async move {
+            let path = request.uri().path().to_owned();
+            let body = request.into_body().collect().await?.to_bytes();
+            drop(tell.send((path, body)).await);
+            let answer = http::Response::builder()
+                .header("grpc-status", "0")
+                .header("content-type", "application/grpc");
+            anyhow::Ok(answer.body(Full::<Bytes>::default())?)
+        }
+    });
+    let http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    Ok(http.serve_connection(TokioIo::new(stream), service).await?)
+}
+
 #[test]
 fn sampled_requests_are_told_to_the_collector_and_the_backend() -> anyhow::Result<()> {
     local(async {
@@ -322,30 +348,7 @@ fn sampled_requests_are_told_to_the_collector_and_the_backend() -> anyhow::Resul
             });
         })?;
         let (tell, mut told) = tokio::sync::mpsc::channel(8);
-        tokio::task::spawn_local(async move {
-            let (stream, _) = collector.accept().await?;
-            let service = hyper::service::service_fn(move |request: http::Request<_>| {
-                let tell = tell.clone();
-                async move {
-                    let path = request.uri().path().to_owned();
-                    let body = http_body_util::BodyExt::collect(request.into_body()).await;
-                    let body =
-                        body.map(|body: http_body_util::Collected<bytes::Bytes>| body.to_bytes());
-                    let body: Result<_, hyper::Error> = body;
-                    drop(tell.send((path, body?)).await);
-                    let mut answer = http::Response::new(Full::<bytes::Bytes>::default());
-                    answer.headers_mut().insert("grpc-status", "0".parse().unwrap());
-                    answer
-                        .headers_mut()
-                        .insert("content-type", "application/grpc".parse().unwrap());
-                    Ok::<_, hyper::Error>(answer)
-                }
-            });
-            let executor = hyper_util::rt::TokioExecutor::new();
-            let http = hyper::server::conn::http2::Builder::new(executor);
-            drop(http.serve_connection(hyper_util::rt::TokioIo::new(stream), service).await);
-            anyhow::Ok(())
-        });
+        tokio::task::spawn_local(collect(collector, tell));
         let trace = "0af7651916cd43dd8448eb211c80319c";
         let call = async |flags: &str| {
             let parent = format!("00-{trace}-b7ad6b7169203331-{flags}");
@@ -366,9 +369,7 @@ fn sampled_requests_are_told_to_the_collector_and_the_backend() -> anyhow::Resul
         assert!(seen.starts_with(&format!("00-{trace}-")) && seen != sent, "{seen}");
         let (path, body) = told.recv().await.ok_or_else(|| anyhow::anyhow!("no span"))?;
         assert_eq!(path, "/opentelemetry.proto.collector.trace.v1.TraceService/Export");
-        let id: Vec<u8> = (0..16)
-            .map(|n| u8::from_str_radix(&trace[2 * n..2 * n + 2], 16))
-            .collect::<Result<_, _>>()?;
+        let id = u128::from_str_radix(trace, 16)?.to_be_bytes();
         assert!(body.windows(16).any(|part| part == id), "the span belongs to the caller's trace");
         Ok(())
     })

@@ -21,7 +21,7 @@ use super::{ask, backend, get, http1};
 
 async fn edge(rule: Rule) -> anyhow::Result<Mesh> {
     let mut mesh = Mesh::start(false).await?;
-    mesh.listener("http", 8080, Protocol::Http, "", None)?;
+    mesh.listener("http", (8080, Protocol::Http), "", None)?;
     mesh.put([Resource::Rule(Arc::new(rule))]);
     mesh.gateway.ready().await;
     Ok(mesh)

@@ -57,7 +57,7 @@ fn a_websocket_works_until_policy_withdraws_it() -> anyhow::Result<()> {
     local(async {
         let mut mesh = Mesh::start(false).await?;
         let web = backend("web").await?;
-        mesh.listener("http", 8080, Protocol::Http, "", None)?;
+        mesh.listener("http", (8080, Protocol::Http), "", None)?;
         mesh.service("web", AppProtocol::Unknown, &[("web", web.address)], &[])?;
         mesh.put([Resource::Rule(Arc::new(rule(
             "HTTPRoute/shop/r",
@@ -91,7 +91,7 @@ fn a_websocket_works_until_policy_withdraws_it() -> anyhow::Result<()> {
 fn a_tcp_route_carries_bytes_both_ways_and_half_closed() -> anyhow::Result<()> {
     local(async {
         let mut mesh = Mesh::start(false).await?;
-        mesh.listener("tcp", 9000, Protocol::Tcp, "", None)?;
+        mesh.listener("tcp", (9000, Protocol::Tcp), "", None)?;
         mesh.service("echo", AppProtocol::Tcp, &[("echo", greeter().await?)], &[])?;
         let rule = rule("TCPRoute/shop/r", &["tcp"], vec![to("echo", 1)?])?;
         mesh.put([Resource::Rule(Arc::new(rule))]);
@@ -151,7 +151,7 @@ fn a_udp_route_answers_each_client() -> anyhow::Result<()> {
                 drop(server.send_to(&buffer[..length], from).await);
             }
         });
-        mesh.listener("udp", 5300, Protocol::Udp, "", None)?;
+        mesh.listener("udp", (5300, Protocol::Udp), "", None)?;
         mesh.service("names", AppProtocol::Unknown, &[("names", at)], &[])?;
         let rule = rule("UDPRoute/shop/r", &["udp"], vec![to("names", 1)?])?;
         mesh.put([Resource::Rule(Arc::new(rule))]);

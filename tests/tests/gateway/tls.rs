@@ -2,6 +2,8 @@
 
 //! TLS that ends here, that passes through, and that begins here.
 
+#![expect(clippy::large_futures, reason = "TLS sessions are large, and a test has few")]
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -45,8 +47,13 @@ fn listeners_are_chosen_by_name_and_misdirected_requests_are_told() -> anyhow::R
         let wild = ca.secret("shop/wild", &["*.wild.example"])?;
         let web = backend("web").await?;
         mesh.service("web", AppProtocol::Unknown, &[("web", web.address)], &[])?;
-        mesh.listener("one", 8443, Protocol::Https, "one.example", terminate(&[&one], None))?;
-        mesh.listener("wild", 8443, Protocol::Https, "*.wild.example", terminate(&[&wild], None))?;
+        mesh.listener("one", (8443, Protocol::Https), "one.example", terminate(&[&one], None))?;
+        mesh.listener(
+            "wild",
+            (8443, Protocol::Https),
+            "*.wild.example",
+            terminate(&[&wild], None),
+        )?;
         mesh.put([one, wild].map(|secret| Resource::Secret(Arc::new(secret))));
         let rule = rule("HTTPRoute/shop/r", &["one", "wild"], vec![to("web", 1)?])?;
         mesh.put([Resource::Rule(Arc::new(rule))]);
@@ -92,7 +99,7 @@ fn a_new_certificate_is_shown_at_once_and_open_connections_go_on() -> anyhow::Re
         let old = old_ca.secret("shop/cert", &["a.example"])?;
         let web = backend("web").await?;
         mesh.service("web", AppProtocol::Unknown, &[("web", web.address)], &[])?;
-        mesh.listener("tls", 8443, Protocol::Https, "", terminate(&[&old], None))?;
+        mesh.listener("tls", (8443, Protocol::Https), "", terminate(&[&old], None))?;
         mesh.put([Resource::Secret(Arc::new(old))]);
         mesh.put([Resource::Rule(Arc::new(rule(
             "HTTPRoute/shop/r",
@@ -126,7 +133,7 @@ fn client_certificates_are_checked_and_told_to_the_backend() -> anyhow::Result<(
             ca_pem: ca.pem().into(),
             mode: ClientValidationMode::AllowValidOnly,
         };
-        mesh.listener("tls", 8443, Protocol::Https, "", terminate(&[&own], Some(validation)))?;
+        mesh.listener("tls", (8443, Protocol::Https), "", terminate(&[&own], Some(validation)))?;
         mesh.put([Resource::Secret(Arc::new(own))]);
         mesh.put([Resource::Rule(Arc::new(rule(
             "HTTPRoute/shop/r",
@@ -165,7 +172,7 @@ fn tls_passes_through_to_the_backend_of_its_name() -> anyhow::Result<()> {
             secrets: Vec::new(),
             client_validation: None,
         };
-        mesh.listener("pass", 8443, Protocol::Tls, "", Some(tls))?;
+        mesh.listener("pass", (8443, Protocol::Tls), "", Some(tls))?;
         let mut route = rule("TLSRoute/shop/r", &["pass"], vec![to("inner", 1)?])?;
         route.parents[0].hostnames = vec!["pass.example".parse()?];
         mesh.put([Resource::Rule(Arc::new(route))]);
@@ -192,7 +199,7 @@ fn backends_are_reached_by_tls_as_their_policy_asks() -> anyhow::Result<()> {
         let at = SocketAddr::new(address(), 0);
         let inner = Backend::start("inner", at, Some(server)).await?;
         mesh.service("inner", AppProtocol::Unknown, &[("inner", inner.address)], &[])?;
-        mesh.listener("http", 8080, Protocol::Http, "", None)?;
+        mesh.listener("http", (8080, Protocol::Http), "", None)?;
         mesh.put([Resource::Rule(Arc::new(rule(
             "HTTPRoute/shop/r",
             &["http"],
