@@ -11,14 +11,13 @@
 //! Start at [`main`].
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use clap::Parser;
 use waymark_tests::load::Report;
+use waymark_tests::world::{World, below};
 
 /// Measures the ways through a world.
 #[derive(Debug, Parser)]
@@ -82,7 +81,7 @@ struct Sample {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    let mut world = World::start(&arguments.folder)?;
+    let ways = Ways::start(&arguments.folder)?;
     let mut samples: BTreeMap<(usize, usize), Vec<Sample>> = BTreeMap::new();
     for round in 0..arguments.rounds.max(1) {
         for (load, _) in LOADS.iter().enumerate() {
@@ -91,96 +90,33 @@ fn main() -> anyhow::Result<()> {
                 order.reverse();
             }
             for way in order {
-                let sample = world.measure(way, load, arguments.seconds)?;
+                let sample = ways.measure(way, load, arguments.seconds)?;
                 samples.entry((load, way)).or_default().push(sample);
             }
         }
         progress(&format!("round {} of {} done", round + 1, arguments.rounds.max(1)));
     }
-    print(&samples, &world.memory())
+    print(&samples, &ways.memory())
 }
 
 fn progress(text: &str) {
     drop(writeln!(std::io::stderr(), "{text}"));
 }
 
-/// A running `waymark up`, ended when dropped.
-struct World {
-    child: Child,
-    programs: PathBuf,
+/// The running world, and the names of the clients by way.
+struct Ways {
+    world: World,
     clients: BTreeMap<usize, String>,
 }
 
-impl World {
-    /// Starts the world and waits until every pod of the ways is ready.
+impl Ways {
     fn start(folder: &Path) -> anyhow::Result<Self> {
-        let programs = std::env::current_exe()?;
-        let programs = programs.parent().context("this program lies in no folder")?.to_owned();
-        let mut child = Command::new(programs.join("waymark"))
-            .args(["up", "--port", "0"])
-            .arg(folder)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("cannot start waymark up")?;
-        if let Some(output) = child.stdout.take() {
-            // The world must not stall on a full pipe.
-            std::thread::spawn(move || {
-                for line in BufReader::new(output).lines().map_while(Result::ok) {
-                    progress(&line);
-                }
-            });
-        }
-        let mut world = Self { child, programs, clients: BTreeMap::new() };
-        world.wait()?;
-        Ok(world)
-    }
-
-    fn wait(&mut self) -> anyhow::Result<()> {
-        let begun = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait()? {
-                bail!("waymark up ended: {status}");
-            }
-            if self.ready()? {
-                return Ok(());
-            }
-            if begun.elapsed() > Duration::from_secs(60) {
-                bail!("not all pods were ready after a minute");
-            }
-            std::thread::sleep(Duration::from_millis(200));
-        }
-    }
-
-    /// Whether every pod is ready; remembers the names of the clients.
-    fn ready(&mut self) -> anyhow::Result<bool> {
+        let world = World::start(folder, &[])?;
+        let mut clients = BTreeMap::new();
         for (way, (namespace, _)) in WAYS.iter().enumerate() {
-            let output =
-                self.waymark().args(["get", "pods", "-n", namespace, "-o", "json"]).output()?;
-            let Ok(list) = serde_json::from_slice::<serde_json::Value>(&output.stdout) else {
-                return Ok(false);
-            };
-            let pods =
-                list.get("items").and_then(|items| items.as_array()).cloned().unwrap_or_default();
-            let is_ready = |pod: &serde_json::Value| {
-                pod.pointer("/status/conditions").and_then(|all| all.as_array()).is_some_and(
-                    |all| all.iter().any(|one| one["type"] == "Ready" && one["status"] == "True"),
-                )
-            };
-            if pods.len() < 4 || !pods.iter().all(is_ready) {
-                return Ok(false);
-            }
-            let client = pods.iter().find_map(|pod| {
-                let name = pod.pointer("/metadata/name")?.as_str()?;
-                name.starts_with("client-").then(|| name.to_owned())
-            });
-            self.clients.insert(way, client.context("no client pod")?);
+            clients.insert(way, world.pod(namespace, "client-")?);
         }
-        Ok(true)
-    }
-
-    fn waymark(&self) -> Command {
-        Command::new(self.programs.join("waymark"))
+        Ok(Self { world, clients })
     }
 
     /// Runs one load on one way.
@@ -191,15 +127,15 @@ impl World {
             bail!("no such way or load");
         };
         let before = self.proxies_cpu();
-        let output = self
-            .waymark()
-            .args(["exec", "-n", namespace, client, "--"])
-            .arg(self.programs.join("waymark-load"))
-            .args(args.iter().take(1))
-            .arg(format!("{service}.{namespace}:8080"))
-            .args(args.iter().skip(1))
-            .args(["--seconds", &seconds.to_string()])
-            .output()?;
+        let program = self.world.programs().join("waymark-load");
+        let program = program.to_string_lossy();
+        let (target, seconds) = (format!("{service}.{namespace}:8080"), seconds.to_string());
+        let mut command = vec!["exec", "-n", namespace, client.as_str(), "--", &program];
+        command.extend(args.iter().take(1));
+        command.push(&target);
+        command.extend(args.iter().skip(1));
+        command.extend(["--seconds", &seconds]);
+        let output = self.world.waymark(&command)?;
         let cpu = self.proxies_cpu() - before;
         let report: Report = serde_json::from_slice(&output.stdout).with_context(|| {
             format!("{name} in {namespace}: {}", String::from_utf8_lossy(&output.stderr))
@@ -225,7 +161,7 @@ impl World {
 
     /// Seconds of CPU that all proxies of this world have used.
     fn proxies_cpu(&self) -> f64 {
-        self.proxies().iter().filter_map(|(pid, _)| cpu_of(pid)).sum()
+        self.proxies().iter().filter_map(|(pid, _)| cpu_of(*pid)).sum()
     }
 
     /// Resident MiB by program.
@@ -243,49 +179,16 @@ impl World {
         memory
     }
 
-    /// Processes below this world that are proxies, with their names.
-    fn proxies(&self) -> Vec<(String, String)> {
-        let mut parents = BTreeMap::new();
-        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let pid = entry.file_name().to_string_lossy().into_owned();
-            let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
-            let Some((name, rest)) = stat.rsplit_once(')') else { continue };
-            let name = name.split_once('(').map_or("", |(_, name)| name).to_owned();
-            if let Some(parent) = rest.split_whitespace().nth(1) {
-                parents.insert(pid, (name, parent.to_owned()));
-            }
-        }
-        let root = self.child.id().to_string();
-        let below = |pid: &String| {
-            let mut at = pid.clone();
-            while let Some((_, parent)) = parents.get(&at) {
-                if *parent == root {
-                    return true;
-                }
-                at.clone_from(parent);
-            }
-            false
-        };
+    /// Processes of this world that are proxies, with their names.
+    fn proxies(&self) -> Vec<(u32, String)> {
         let proxy =
             |name: &str| name.starts_with("waymark-tunnel") || name.starts_with("waymark-gatewa");
-        parents
-            .iter()
-            .filter(|(pid, (name, _))| proxy(name) && below(pid))
-            .map(|(pid, (name, _))| (pid.clone(), name.clone()))
-            .collect()
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        // The world dies with the process that made it.
-        drop(self.child.kill());
-        drop(self.child.wait());
+        below(self.world.pid()).into_iter().filter(|(_, name)| proxy(name)).collect()
     }
 }
 
 /// User and system time of a process, in seconds.
-fn cpu_of(pid: &str) -> Option<f64> {
+fn cpu_of(pid: u32) -> Option<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace().skip(11);
