@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use prost::Message;
 use routing::delta::Resource as Plane;
+use routing::discovery::{GatewayAddress, GatewayDestination};
 use routing::wire::authorization::NotExpressible;
 use routing::wire::discovery::write_resource;
 use routing::wire::messages::waymark::v1::NodePod;
@@ -153,12 +154,46 @@ pub struct Config {
     pub resource: Resource,
     /// Who needs it.
     pub scope: Scope,
+    /// A waypoint that still gets an older form: some clients may enter it yet.
+    pub held: Option<Held>,
+}
+
+/// An older form of a resource, and for whom.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Held {
+    /// Service account of the waypoint, `namespace/name`.
+    pub account: String,
+    /// The older form.
+    pub resource: Resource,
 }
 
 impl Config {
+    /// Part of what proxies know, for `scope`.
+    pub fn of(resource: Plane, scope: Scope) -> Self {
+        Self { resource: Resource::Plane(resource), scope, held: None }
+    }
+
+    /// The same, but the waypoint at `address` still gets `older`.
+    #[must_use]
+    pub fn held_for(self, address: &GatewayAddress, older: Plane) -> Self {
+        let held = match &address.destination {
+            GatewayDestination::Hostname(key) => Some(Held {
+                // Service and account of a waypoint bear one name.
+                account: format!(
+                    "{}/{}",
+                    key.namespace,
+                    key.hostname.split('.').next().unwrap_or_default()
+                ),
+                resource: Resource::Plane(older),
+            }),
+            GatewayDestination::Address(_) => None,
+        };
+        Self { held, ..self }
+    }
+
     /// The output that sends `resource` to `scope`.
     pub fn output(resource: Resource, scope: Scope) -> Output {
-        Output::Config(Arc::new(Self { resource, scope }))
+        Output::Config(Arc::new(Self { resource, scope, held: None }))
     }
 
     /// The output that sends part of what proxies know to `scope`.

@@ -3,7 +3,8 @@
 //! Ordered changes: what follows what, and when.
 //!
 //! Adding a waypoint: it is ready → it is published → every client acknowledged it → sessions
-//! that went past it had time to end → the guard is on. Removing one: the guard is off → acknowledged → clients are told to go direct.
+//! that went past it had time to end → the guard is on. Removing one: the guard is off → acknowledged → clients are told to go direct →
+//! acknowledged → the waypoint is told, which some still entered until then.
 //! A running pod that comes in, and every pod that leaves: see [`pods`]. What is so from the
 //! first moment that is known of it is in force at once: nothing was ever sent past it. A
 //! waypoint that is not there at all refuses at once.
@@ -174,7 +175,22 @@ impl Steps {
             let since = self.draining.entry(what.clone()).or_insert(moment.now);
             moment.now.duration_since(*since) >= moment.drain
         });
-        due.iter().filter_map(|what| self.set(stores, what, Step::Settled, moment)).collect()
+        let after = |step: Step| match step {
+            Step::Leaving(address) => Step::Left(address),
+            Step::Waiting
+            | Step::Published
+            | Step::Settled
+            | Step::Left(_)
+            | Step::Joining
+            | Step::Opening
+            | Step::Releasing => Step::Settled,
+        };
+        due.iter()
+            .filter_map(|what| {
+                let next = after(stores.facts.step(what));
+                self.set(stores, what, next, moment)
+            })
+            .collect()
     }
 
     /// Ends the grace of waypoints that do not come up.
@@ -213,7 +229,7 @@ impl Steps {
             self.opening.remove(what);
         }
         match step {
-            Step::Published | Step::Leaving(_) | Step::Releasing => {
+            Step::Published | Step::Leaving(_) | Step::Left(_) | Step::Releasing => {
                 self.acks.entry(what.to_owned()).or_insert(moment.revision + 1);
             }
             Step::Waiting => {

@@ -28,6 +28,8 @@ pub struct Entry {
     pub versioned: Versioned,
     /// Who needs it.
     pub scope: Scope,
+    /// Account of a waypoint that still gets an older form, and that form.
+    pub held: Option<(String, Versioned)>,
     config: Arc<Config>,
 }
 
@@ -81,6 +83,7 @@ impl Published {
         if let (Some(old), Some(new)) = (&old, &new)
             && old.versioned == new.versioned
             && old.scope == new.scope
+            && old.held == new.held
         {
             return false;
         }
@@ -173,9 +176,20 @@ fn change(
     }
 }
 
-/// The resource as it travels; one that has no form is not sent, and logged.
+/// The resource as it travels, with the older form that a waypoint may still get.
 fn encode(name: &Arc<str>, config: &Arc<Config>) -> Option<Entry> {
-    let body = match config.resource.encode() {
+    let held = config.held.as_ref();
+    Some(Entry {
+        versioned: version(name, &config.resource)?,
+        scope: config.scope.clone(),
+        held: held.and_then(|held| Some((held.account.clone(), version(name, &held.resource)?))),
+        config: Arc::clone(config),
+    })
+}
+
+/// A resource as it travels; one that has no form is not sent, and logged.
+fn version(name: &Arc<str>, resource: &Resource) -> Option<Versioned> {
+    let body = match resource.encode() {
         Ok(body) => body,
         Err(error) => {
             tracing::error!(resource = %name, error = &error as &dyn std::error::Error, "resource has no form on the wire");
@@ -184,7 +198,7 @@ fn encode(name: &Arc<str>, config: &Arc<Config>) -> Option<Entry> {
     };
     let digest = Sha256::digest(&body);
     let version: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    let aliases = match &config.resource {
+    let aliases = match resource {
         Resource::Plane(Plane::Workload(workload)) => {
             workload.network_addresses().map(|address| address.to_string().into()).collect()
         }
@@ -195,7 +209,5 @@ fn encode(name: &Arc<str>, config: &Arc<Config>) -> Option<Entry> {
             .collect(),
         Resource::Plane(_) | Resource::NodePod(_) => Vec::new(),
     };
-    let versioned =
-        Versioned { name: Arc::clone(name), version: version.into(), aliases, body: body.into() };
-    Some(Entry { versioned, scope: config.scope.clone(), config: Arc::clone(config) })
+    Some(Versioned { name: Arc::clone(name), version: version.into(), aliases, body: body.into() })
 }

@@ -77,6 +77,8 @@ impl Role {
 pub struct ClientView<'a> {
     /// The client.
     pub role: &'a Role,
+    /// Its service account, `namespace/name`.
+    pub account: &'a str,
     /// What is published.
     pub published: &'a Published,
 }
@@ -87,7 +89,11 @@ impl<'a> ClientView<'a> {
     }
 
     fn allowed(self, entry: &'a Entry) -> Option<&'a Versioned> {
-        self.role.needs(&entry.scope).then_some(&entry.versioned)
+        let form = match &entry.held {
+            Some((account, older)) if account == self.account => older,
+            Some(_) | None => &entry.versioned,
+        };
+        self.role.needs(&entry.scope).then_some(form)
     }
 }
 

@@ -40,6 +40,7 @@ pub struct Stream {
     pub id: u64,
     /// The way to it.
     pub sender: Sender,
+    account: String,
     session: Session,
     at: u64,
 }
@@ -47,7 +48,8 @@ pub struct Stream {
 impl Stream {
     /// A stream on which nothing was sent yet.
     pub fn new(hub: Arc<Hub>, caller: Bound, role: Role, id: u64, sender: Sender) -> Self {
-        Self { hub, caller, role, id, sender, session: Session::default(), at: 0 }
+        let account = caller.account();
+        Self { hub, caller, role, id, sender, account, session: Session::default(), at: 0 }
     }
 
     /// Serves the client until it hangs up.
@@ -92,7 +94,11 @@ impl Stream {
         }
         let response = {
             let state = self.hub.read();
-            let view = ClientView { role: &self.role, published: &state.published };
+            let view = ClientView {
+                role: &self.role,
+                account: &self.account,
+                published: &state.published,
+            };
             self.session.sync(&type_url, &view, state.published.revision())
         };
         if self.at == 0 {
@@ -121,7 +127,7 @@ impl Stream {
     /// The responses for what is remembered to have changed; none if that is not known.
     fn changes(&mut self, state: &State) -> Option<Vec<DeltaDiscoveryResponse>> {
         let published = &state.published;
-        let view = ClientView { role: &self.role, published };
+        let view = ClientView { role: &self.role, account: &self.account, published };
         let names = published.since(self.at)?;
         let of = |family: Family, there: Option<bool>| {
             let of_family = names.iter().filter(move |(of, _)| *of == family);
@@ -150,7 +156,8 @@ impl Stream {
 
     /// The responses for everything, whatever the client has.
     fn everything(&mut self, state: &State) -> Vec<DeltaDiscoveryResponse> {
-        let view = ClientView { role: &self.role, published: &state.published };
+        let view =
+            ClientView { role: &self.role, account: &self.account, published: &state.published };
         let revision = state.published.revision();
         let session = &mut self.session;
         let sync = |family: Family| session.sync(family.type_url(), &view, revision);

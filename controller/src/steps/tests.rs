@@ -124,6 +124,13 @@ fn a_waypoint_is_left_only_after_the_guard_is_off_everywhere() {
     assert!(matches!(left, Step::Leaving(_)), "{left:?}");
     let told = course.revision;
     assert!(matches!(course.settle(&[], told - 1, Duration::ZERO), Step::Leaving(_)));
+    let left = course.settle(&[], told, Duration::ZERO);
+    assert!(
+        matches!(left, Step::Left(_)),
+        "clients go direct, the waypoint still serves: {left:?}"
+    );
+    let told = course.revision;
+    assert!(matches!(course.settle(&[], told - 1, Duration::ZERO), Step::Left(_)));
     assert_eq!(course.settle(&[], told, Duration::ZERO), Step::Settled);
 
     let mut again = Course::new(&all);

@@ -64,6 +64,8 @@ pub enum Step {
     Settled,
     /// The waypoint is not declared any more: the guard is off, traffic still enters it.
     Leaving(GatewayAddress),
+    /// Clients are told to go direct; the waypoint itself, which some may still enter, is not.
+    Left(GatewayAddress),
     /// A running pod comes into the mesh: its agent leaves plain connections to it alone until
     /// every client knows that it takes HBONE.
     Joining,
@@ -121,6 +123,7 @@ impl Facts {
             step @ (Step::Waiting
             | Step::Published
             | Step::Leaving(_)
+            | Step::Left(_)
             | Step::Joining
             | Step::Opening
             | Step::Releasing) => self.steps.insert(Arc::clone(&what), step),

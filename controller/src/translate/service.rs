@@ -51,7 +51,22 @@ pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
     };
     service.ingress_use_waypoint =
         service.waypoint.is_some() && ingress_uses(&object.metadata, look);
-    let mut outputs = vec![Config::plane(Plane::Service(service.into()), Scope::Everyone)];
+    let config = Config::of(Plane::Service(service.clone().into()), Scope::Everyone);
+    let config = match &step {
+        Step::Left(address) if binding.is_none() => {
+            service.waypoint = Some(address.clone());
+            config.held_for(address, Plane::Service(service.into()))
+        }
+        Step::Waiting
+        | Step::Published
+        | Step::Settled
+        | Step::Leaving(_)
+        | Step::Left(_)
+        | Step::Joining
+        | Step::Opening
+        | Step::Releasing => config,
+    };
+    let mut outputs = vec![Output::Config(config.into())];
     let key = Key { kind: Kind::Service, name: name.clone() };
     match binding {
         Some(binding) => {
