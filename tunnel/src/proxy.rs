@@ -20,6 +20,7 @@ use std::time::Instant;
 use policy::authz::{self, Denied, Permit, Recorded};
 use policy::peer::Peer;
 use policy::request::Request;
+use rand::Rng as _;
 use routing::balance::outlier::{self, Outliers};
 use routing::discovery::Workload;
 use routing::snapshot::Snapshot;
@@ -174,8 +175,35 @@ impl Core {
         judge(&snapshot, newest, peer, at)
     }
 
-    /// A socket towards `target` inside the pod; `source` is kept as its own address.
+    /// A connection to `target` inside the pod; the address of `source` is kept as its own.
+    ///
+    /// The port is ours to choose, and must not be one that the caller has: the caller's own
+    /// connection to `target` may be in this namespace too, and the two would be one to the
+    /// kernel. So it is taken below the range from which systems choose.
     async fn dial(
+        &self,
+        pod: &Pod,
+        target: SocketAddr,
+        source: Option<SocketAddr>,
+    ) -> io::Result<TcpStream> {
+        let dial = async {
+            for _ in 0..KEPT_TRIES {
+                let port = rand::rng().random_range(KEPT_PORTS);
+                let source = source.map(|source| SocketAddr::new(source.ip(), port));
+                match self.dial_from(pod, target, source).await {
+                    Err(error) if source.is_some() && is_taken(&error) => {}
+                    outcome => return outcome,
+                }
+            }
+            Err(io::ErrorKind::AddrInUse.into())
+        };
+        let stream = tokio::time::timeout(self.settings.limits.connect, dial).await;
+        let stream = stream.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        sys::tune_tcp(&stream, Some(self.settings.limits.keepalive))?;
+        Ok(stream)
+    }
+
+    async fn dial_from(
         &self,
         pod: &Pod,
         target: SocketAddr,
@@ -184,17 +212,24 @@ impl Core {
         let mark = self.settings.mark;
         let transparent = source.is_some();
         let settings = SocketSettings { mark, transparent, ..SocketSettings::default() };
-        let socket = pod.netns.enter(|| sys::client_tcp(target, source, settings))??;
-        let stream = tokio::time::timeout(self.settings.limits.connect, socket.connect(target));
-        let stream = stream.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        sys::tune_tcp(&stream, Some(self.settings.limits.keepalive))?;
-        Ok(stream)
+        pod.netns.enter(|| sys::client_tcp(target, source, settings))??.connect(target).await
     }
 
     /// Endpoints that failed lately come last.
     fn is_out(&self, uid: &Arc<str>) -> bool {
         self.outliers.borrow().is_out(uid, Instant::now())
     }
+}
+
+/// Ports of connections that keep their caller's address.
+const KEPT_PORTS: std::ops::RangeInclusive<u16> = 1024..=32767;
+
+/// How many of them are tried: enough while most of those towards one application are taken.
+const KEPT_TRIES: usize = 32;
+
+/// Tells whether a port was taken for these two ends.
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)
 }
 
 /// Asks the policies of `snapshot` about a session.

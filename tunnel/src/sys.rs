@@ -13,7 +13,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -119,26 +119,6 @@ impl AsFd for NetworkNamespace {
     }
 }
 
-/// Leaves the choice of a port to `connect(2)`, which knows the whole connection:
-/// one source address then has as many ports for each destination, not for all.
-#[expect(unsafe_code, reason = "no safe wrapper knows IP_BIND_ADDRESS_NO_PORT")]
-fn choose_port_at_connect(socket: &Socket) -> io::Result<()> {
-    let yes: libc::c_int = 1;
-    let length = libc::socklen_t::try_from(size_of_val(&yes)).map_err(io::Error::other)?;
-    // SAFETY: the descriptor is open for as long as `socket` is borrowed, and the
-    // pointer and length are those of `yes`, which outlives the call.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_IP,
-            libc::IP_BIND_ADDRESS_NO_PORT,
-            std::ptr::from_ref(&yes).cast(),
-            length,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
 /// Lets the runtime watch a descriptor for readiness.
 ///
 /// # Errors
@@ -217,7 +197,7 @@ pub fn client_tcp(
 ) -> io::Result<tokio::net::TcpSocket> {
     let socket = new_socket(target, Type::STREAM, Protocol::TCP, settings)?;
     if let Some(source) = source {
-        choose_port_at_connect(&socket)?;
+        socket.set_reuse_address(true)?;
         socket.bind(&source.into())?;
     }
     Ok(tokio::net::TcpSocket::from_std_stream(socket.into()))

@@ -388,8 +388,7 @@ impl Pod {
     fn look_at_drain(&self) -> Result<Outcome, String> {
         let sockets = Sockets::of(&*self.namespace()?).map_err(text)?;
         let withdrawn = matches!(self.course.phase(), Phase::Withdrawn);
-        let open =
-            if withdrawn { sockets.connected() } else { sockets.carries(&self.addresses()) };
+        let open = if withdrawn { sockets.connected() } else { sockets.carries(&self.addresses()) };
         Ok(if open { Outcome::Open } else { Outcome::Done })
     }
 
