@@ -12,6 +12,8 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stdout,
+    clippy::type_complexity,
+    clippy::too_many_arguments,
     reason = "a test fails by panicking, and talks to the one that started it"
 )]
 

@@ -12,6 +12,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::zombie_processes,
     clippy::print_stdout,
     reason = "a test fails by panicking, and talks to the one that started it"
 )]

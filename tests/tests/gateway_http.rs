@@ -22,7 +22,7 @@ use waymark_tests::mesh::{Mesh, address, local, rule, to};
 async fn edge(protocol: AppProtocol, backend: SocketAddr) -> anyhow::Result<Mesh> {
     let mut mesh = Mesh::start(false).await?;
     mesh.service("web", protocol, &[("pod", backend)], &[])?;
-    mesh.listener("http", 8080, Protocol::Http, "", None)?;
+    mesh.listener("http", (8080, Protocol::Http), "", None)?;
     let all = rule("HTTPRoute/shop/all", &["http"], vec![to("web", 1)?])?;
     mesh.put([Resource::Rule(Arc::new(all))]);
     mesh.gateway.ready().await;

@@ -249,8 +249,8 @@ async fn a_service_is_reached_by_address_and_name_and_dead_endpoints_are_passed_
 
 fn deny(name: &str, account: &str) -> Resource {
     let principal = format!("cluster.local/ns/shop/sa/{account}");
-    let mut matching = Match::default();
-    matching.principals = Field { any: vec![StringMatch::Exact(principal.into())], not: vec![] };
+    let principals = Field { any: vec![StringMatch::Exact(principal.into())], not: vec![] };
+    let matching = Match { principals, ..Match::default() };
     Resource::Authorization(Arc::new(Authorization {
         name: PolicyName::new("shop", name),
         scope: Scope::Selector,

@@ -27,7 +27,7 @@ fn service(key: &str, vip: &str, ports: &[u16]) -> Change {
     let port = |port: &u16| Port {
         service_port: *port,
         target_port: *port,
-        app_protocol: routing::discovery::AppProtocol::Unknown,
+        app_protocol: AppProtocol::Unknown,
     };
     service.ports = ports.iter().map(port).collect();
     Change::Service(service.into())
