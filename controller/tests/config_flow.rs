@@ -6,6 +6,14 @@
 //! What a cluster would add (pods with addresses, Service addresses, the objects of Gateways)
 //! is added here as plainly as it can be.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -273,11 +281,9 @@ fn routes_of_a_service_split_its_calls_and_follow_an_edit() {
 fn a_waypoint_that_is_declared_and_absent_refuses() {
     let mut world = Bookinfo::new();
     world.remove(Kind::Gateway, "waypoint");
-    for name in ["waypoint"] {
-        world.remove(Kind::Service, name);
-        world.remove(Kind::Deployment, name);
-        world.remove(Kind::Pod, "waypoint-1");
-    }
+    world.remove(Kind::Service, "waypoint");
+    world.remove(Kind::Deployment, "waypoint");
+    world.remove(Kind::Pod, "waypoint-1");
     let snapshot = world.snapshot();
     let answer =
         call(&snapshot, "productpage-v1", world.service("details"), &request("GET", "/"), 3);

@@ -2,6 +2,14 @@
 
 //! A folder with objects, served over real TLS and gRPC to clients that speak as proxies do.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
 mod support;
 
 use controller::ca::token::Bound;

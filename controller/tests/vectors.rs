@@ -5,6 +5,14 @@
 //! Compared field by field; order inside repeated fields is free. Each difference that is meant
 //! stands in a list below, with its reason; any other fails.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine as _;

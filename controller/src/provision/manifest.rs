@@ -159,9 +159,7 @@ impl Wanted<'_> {
             Role::Ingress => "router",
             Role::Waypoint => "waypoint",
         };
-        let field = |name: &str, path: &str| {
-            json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}})
-        };
+        let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
         let value = |name: &str, value: &str| json!({"name": name, "value": value});
         let mut container = json!({
             "name": "istio-proxy",
