@@ -248,18 +248,15 @@ fn has_content(text: &str) -> bool {
 }
 
 /// The items of a `List`, else the value itself.
-fn unpack(value: Value) -> Vec<Value> {
-    match value {
-        Value::Object(mut map) if map.get("kind").and_then(Value::as_str) == Some("List") => {
-            if let Some(Value::Array(items)) = map.remove("items") {
-                items
-            } else {
-                Vec::new()
-            }
-        }
-        Value::Null => Vec::new(),
-        other => vec![other],
+fn unpack(mut value: Value) -> Vec<Value> {
+    if value.is_null() {
+        return Vec::new();
     }
+    if value.get("kind").and_then(Value::as_str) != Some("List") {
+        return vec![value];
+    }
+    let items = value.get_mut("items").map(Value::take);
+    if let Some(Value::Array(items)) = items { items } else { Vec::new() }
 }
 
 type Read = Result<Option<(ObjectKey, Object)>, (Option<ObjectKey>, String)>;

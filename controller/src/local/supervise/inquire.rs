@@ -22,6 +22,9 @@ use crate::local::paths;
 /// From one look to the next.
 const PERIOD: Duration = Duration::from_millis(300);
 
+/// Looks until the proxies must follow.
+const SETTLING: u8 = 66;
+
 /// A refusal must last this many looks: conditions settle while things start.
 const LOOKS: u8 = 20;
 
@@ -37,6 +40,41 @@ pub(super) async fn ask(path: &str) -> Option<Value> {
     let body = response.into_body().collect().await.ok()?.to_bytes();
     connection.abort();
     serde_json::from_slice(&body).ok()
+}
+
+/// Waits until the controller knows that the pods of these UIDs are ready, and every proxy
+/// knows what it knows; twenty seconds at most.
+pub(super) async fn settled(uids: &[String]) {
+    for _ in 0..SETTLING {
+        tokio::time::sleep(PERIOD).await;
+        let known = ask("/workloads").await.is_some_and(|workloads| all_healthy(&workloads, uids));
+        if known && ask("/status").await.is_some_and(|status| follows(&status)) {
+            return;
+        }
+    }
+}
+
+/// Whether each of `uids` is a healthy workload.
+fn all_healthy(workloads: &Value, uids: &[String]) -> bool {
+    let healthy: BTreeSet<&str> = workloads
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|workload| workload.get("healthy") == Some(&Value::Bool(true)))
+        .map(|workload| text(workload, "podUid"))
+        .collect();
+    uids.iter().all(|uid| healthy.contains(uid.as_str()))
+}
+
+/// Whether all clients have acknowledged the newest revision, a number or a plain yes.
+fn follows(status: &Value) -> bool {
+    match status.get("acknowledged") {
+        Some(Value::Bool(truth)) => *truth,
+        Some(Value::Number(acknowledged)) => {
+            Some(acknowledged) == status.get("revision").and_then(Value::as_number)
+        }
+        Some(Value::Null | Value::String(_) | Value::Array(_) | Value::Object(_)) | None => false,
+    }
 }
 
 /// Tells problems of files and lasting refusals as they come and go.
@@ -103,6 +141,19 @@ fn refusal(value: &Value) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn ready_means_known_as_healthy_and_followed_by_all() {
+        let workloads = json!([
+            {"podUid": "a", "healthy": true},
+            {"podUid": "b", "healthy": false},
+        ]);
+        assert!(all_healthy(&workloads, &["a".to_owned()]));
+        assert!(!all_healthy(&workloads, &["a".to_owned(), "b".to_owned()]));
+        assert!(!all_healthy(&workloads, &["c".to_owned()]), "not known yet");
+        assert!(follows(&json!({"acknowledged": 7, "revision": 7})));
+        assert!(!follows(&json!({"acknowledged": 6, "revision": 7})));
+    }
 
     #[test]
     fn a_problem_names_file_line_object_and_field() {

@@ -85,9 +85,10 @@ impl Say {
                 }
             }
             None => {
+                let uids = lines.iter().map(|line| line.uid.clone()).collect();
                 self.changes(lines);
                 if ready && !std::mem::replace(&mut self.all_ready, true) {
-                    line(ALL_READY);
+                    tokio::spawn(say_ready(uids));
                 }
             }
         }
@@ -156,6 +157,12 @@ impl Say {
     }
 }
 
+/// Says that all is ready, once the proxies know it too.
+async fn say_ready(uids: Vec<String>) {
+    inquire::settled(&uids).await;
+    line(ALL_READY);
+}
+
 /// What runs where, as it is once all pods are ready.
 struct Table {
     title: String,
@@ -193,7 +200,7 @@ impl Table {
         );
         line("Edit any file of the folder: it takes effect at once. Ctrl-C ends everything.");
         if self.ready {
-            line(ALL_READY);
+            say_ready(self.lines.iter().map(|line| line.uid.clone()).collect()).await;
         }
     }
 }
