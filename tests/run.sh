@@ -55,10 +55,10 @@ deny() {
       --version 0.20.2 --root "$cache/tools" || return 1
     rm -rf "$cache/tools/target"
   fi
-  "$bin" --all-features check --config .deny.toml licenses bans sources || return 1
+  "$bin" --all-features --config .deny.toml check licenses bans sources || return 1
   # The advisory database is a git repository that not every machine reaches.
-  if timeout 60 "$bin" fetch db >/dev/null 2>&1; then
-    "$bin" --all-features check --config .deny.toml advisories
+  if timeout 60 "$bin" --config .deny.toml fetch db >/dev/null 2>&1; then
+    "$bin" --all-features --config .deny.toml check advisories
   else
     echo "advisories: their database cannot be reached from here, not checked"
   fi
@@ -71,7 +71,8 @@ stage build cargo build --locked --workspace --bins
 stage unit cargo test --locked --no-fail-fast -p waymark-policy -p waymark-routing -p waymark-tunnel \
   -p waymark-gateway -p waymark-controller -p waymark-examples
 stage whole cargo test --locked --no-fail-fast -p waymark-tests
-stage doc env RUSTDOCFLAGS="-D rustdoc::broken_intra_doc_links" cargo doc --quiet --locked --workspace --no-deps
+stage doc env RUSTDOCFLAGS="-D rustdoc::broken_intra_doc_links" cargo doc --quiet --locked --workspace --no-deps \
+  --document-private-items
 stage deny deny
 
 echo

@@ -3,8 +3,8 @@
 //! What becomes of one connection or request, step by step, and what decided.
 //!
 //! Owns the order of the questions and the words of the answers. Every answer
-//! comes from the function that answers for live traffic: [`l4::resolve`], the
-//! tables of rules, [`filter::on_request`], [`split::choose`], the policies'
+//! comes from the function that answers for live traffic: [`crate::l4::resolve`], the
+//! tables of rules, [`crate::filter::on_request`], [`crate::split::choose`], the policies'
 //! judges. So it holds for live traffic too, as long as the snapshot is the same.
 //!
 //! Start at [`ask`].

@@ -2,7 +2,7 @@
 
 //! `waymark get`: objects with their status, as `kubectl get` shows them.
 //!
-//! Owns: short names of kinds, what the words of a user mean. [`columns`] has what is shown.
+//! Owns: short names of kinds, what the words of a user mean. [`mod@columns`] has what is shown.
 
 mod columns;
 mod replicas;

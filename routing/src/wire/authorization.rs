@@ -5,7 +5,7 @@
 //! Owns the conversion of Istio's message both ways; [`gateway`] has that of
 //! our own message for gateways. Both give one domain type. Keeps: a value that
 //! cannot be read, or cannot be written, refuses the policy; none is left out.
-//! Start at [`read`] and [`write`].
+//! Start at [`read`] and [`write()`].
 
 pub mod gateway;
 

@@ -4,7 +4,7 @@
 //!
 //! Owns the conversion both ways. Keeps: what is read and written again is the
 //! same message, apart from defaults that are spelled out and extensions that
-//! are not known here. Start at [`read`] and [`write`].
+//! are not known here. Start at [`read`] and [`write()`].
 
 mod parts;
 
