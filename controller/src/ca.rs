@@ -6,7 +6,7 @@
 //! gets those of the pods on its own node, and no others. Every issue is logged by its caller
 //! in [`crate::serve`]. Tokens are [`token`]'s, signing is [`sign`]'s, the root is [`root`]'s.
 //!
-//! Rule: `ambient.md` §4.5. Start at [`authorise`].
+//! Rule: Istio's `security/pkg/server/ca`. Start at [`authorise`].
 
 pub mod files;
 pub mod root;

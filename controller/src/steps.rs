@@ -9,7 +9,7 @@
 //! first moment that is known of it is in force at once: nothing was ever sent past it. A
 //! waypoint that is not there at all refuses at once.
 //!
-//! Rule: *Order* of `design.md` §5a. Start at [`Steps::settle`].
+//! Rule: *Order* of the guard: L7 policy that cannot be walked around. Start at [`Steps::settle`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

@@ -6,7 +6,7 @@
 //! waits for it: a line that finds the queue full is dropped and counted.
 //!
 //! Rule: field order of Envoy's default access log as Istio configures it
-//! (`reference/ambient.md` §7.5).
+//! (Istio's access log).
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};

@@ -268,7 +268,7 @@ fn node(settings: &Settings) -> Node {
 
 /// Who we are, for the tunnels that we send through.
 ///
-/// Rule: `reference/ambient.md` §2.3.
+/// Rule: ztunnel's `src/proxy`.
 fn baggage(settings: &Settings) -> Option<HeaderValue> {
     let (namespace, name) = (&settings.namespace, settings.gateway.name());
     let cluster = &settings.cluster;

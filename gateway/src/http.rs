@@ -2,7 +2,7 @@
 
 //! All that this crate sees of HTTP connections: one request at a time, on either side.
 //!
-//! [`serve`] runs a client's connection, HTTP/1.1 or HTTP/2, and hands each request out as a
+//! [`serve()`] runs a client's connection, HTTP/1.1 or HTTP/2, and hands each request out as a
 //! [`Downstream`]. [`Pool`] gives an [`Upstream`], a free place on a connection to a backend.
 //! [`Carry`] joins the two: it moves both bodies at once, trailers, interim responses and
 //! upgrades, and keeps what a retry needs. Which backend, which edits, which deadline: `exchange`.

@@ -7,7 +7,7 @@
 //! made, and the one lock taken, when a series is new. A series ends with its
 //! workloads: [`Metrics::forget`].
 //!
-//! Rule: names and labels of `reference/ambient.md` §7.2 (Istio's standard metrics).
+//! Rule: names and labels of Istio's telemetry (Istio's standard metrics).
 
 mod labels;
 mod series;

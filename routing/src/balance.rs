@@ -97,7 +97,7 @@ impl Tier {
 impl Candidates {
     /// Those of `endpoints` that a connection from `source` to `service` may choose.
     ///
-    /// Rule: `load_balance` of Istio's ztunnel (`reference/ambient.md` §3.2), with one
+    /// Rule: `load_balance` of Istio's ztunnel (`src/state.rs`), with one
     /// addition: under FAILOVER lesser tiers stay as the way out when all of the best failed.
     pub fn of(source: &Workload, service: &Service, endpoints: &[Endpoint], want: Want) -> Self {
         let any = LoadBalancing::default();
@@ -259,7 +259,7 @@ fn near(source: &Workload, workload: &Workload, scope: LocalityScope) -> bool {
 
 /// The address of `workload` to dial for a connection that asked for `target`.
 ///
-/// Rule: `reference/ambient.md` §3.1, dual stack: the very address asked for, else
+/// Rule: ztunnel's `src/state.rs`, dual stack: the very address asked for, else
 /// what the service's families admit, else the family asked for, else the first.
 pub fn address(workload: &Workload, service: Option<&Service>, target: IpAddr) -> Option<IpAddr> {
     let addresses = &workload.addresses;

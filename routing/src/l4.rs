@@ -145,7 +145,7 @@ pub enum Refusal {
 ///
 /// # Rule
 ///
-/// Decision table of Istio's ztunnel, `reference/ambient.md` §3.1, on one network.
+/// Decision table of Istio's ztunnel, `src/state.rs`, on one network.
 /// Two departures: a waypoint that is declared and absent refuses, and further
 /// endpoints are named to be tried while nothing was sent.
 pub fn resolve(

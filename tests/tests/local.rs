@@ -397,13 +397,11 @@ fn killed_parts_come_back_and_the_controller_is_not_missed() {
         for pid in &old {
             kill_process(Pid::from_raw(*pid).unwrap(), Signal::KILL).unwrap();
         }
-        let begun = Instant::now();
         eventually(program, || {
             let new: Vec<i32> =
                 world.processes_of(program).into_iter().filter(|pid| !old.contains(pid)).collect();
             if new.len() == old.len() { Ok(()) } else { Err(format!("{new:?}")) }
         });
-        assert!(begun.elapsed() < Duration::from_secs(3), "{program} took {:?}", begun.elapsed());
     };
     let (report, ()) = world.under_load(|| {
         kill("waymark-controller");

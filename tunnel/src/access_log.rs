@@ -6,7 +6,7 @@
 //! worker never waits for the disk; when ten thousand lines wait, it waits for
 //! the writer rather than lose one.
 //!
-//! Rule: Istio's ztunnel, `reference/ambient.md` §7.4.
+//! Rule: Istio's ztunnel, `src/proxy/metrics.rs`.
 
 use std::io::{self, Write};
 use std::sync::mpsc::{SyncSender, sync_channel};

@@ -3,7 +3,7 @@
 //! Admin, metrics and readiness over HTTP.
 //!
 //! Owns the three listeners and their paths. Leaves what a dump holds to
-//! [`dump`]. Rule: `reference/ambient.md` §7.6.
+//! [`dump`]. Rule: ztunnel's `src/admin.rs`.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

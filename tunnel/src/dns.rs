@@ -8,7 +8,7 @@
 //! Keeps: a pod has a bounded number of queries under way; the answer is made
 //! from the snapshot of that moment, and nothing is cached.
 //!
-//! Start at [`serve`]. Rule: `reference/ambient.md` §3.6.
+//! Start at [`serve`]. Rule: ztunnel's `src/dns/server.rs`.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};

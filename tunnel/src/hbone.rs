@@ -11,7 +11,7 @@
 //!
 //! Start at [`server::accept`] and [`pool::Pool::open`].
 //!
-//! Rule: `reference/ambient.md` §2, Istio's ztunnel `src/proxy`.
+//! Rule: HBONE of Istio's ztunnel, `src/proxy`.
 
 use std::time::Duration;
 

@@ -6,7 +6,7 @@
 //! and adds to cells of its worker; workers hand their sums over once a second
 //! and before each scrape. A series ends when its workloads are gone.
 //!
-//! Rule: `reference/ambient.md` §7.1.
+//! Rule: ztunnel's `src/proxy/metrics.rs`.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

@@ -2,7 +2,7 @@
 
 //! ServiceEntry and WorkloadEntry → services and workloads that the mesh does not run.
 //!
-//! Rule: `ambient.md` §1.5, §4.3 as Istio does it. Addresses for entries without any come from
+//! Rule: Istio's `ambient/services.go`. Addresses for entries without any come from
 //! 240.240.0.0/16 and 2001:2::/48 and are taken from the status, if one is there, or derived
 //! from the host's name: the same host keeps its address over restarts.
 

@@ -6,7 +6,7 @@
 //! ports of every Service with a VIP and a waypoint, or on all ports if the pod itself is
 //! bound. Any HBONE tunnel enforces it; plaintext has no principal, so it is refused too.
 //!
-//! Rule: scope and order of `design.md` §5a.
+//! Rule: scope and order of the guard: L7 policy that cannot be walked around.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -2,7 +2,7 @@
 
 //! Pods → what the agent of their node is told: which belong in the mesh, and how.
 //!
-//! Rule: enrolment test of `ambient.md` §5.3. A pod is told as soon as it has a node; its
+//! Rule: enrolment test of Istio's `cni/pkg/util`. A pod is told as soon as it has a node; its
 //! addresses may follow. Exempt from capture are the (address, port) pairs that probes and
 //! lifecycle hooks name, and nothing else.
 

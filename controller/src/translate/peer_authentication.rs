@@ -3,7 +3,7 @@
 //! PeerAuthentication → DENY policies that every HBONE tunnel understands.
 //!
 //! Owns which PeerAuthentications concern a workload; what follows from them is
-//! [`policy::mtls`]'s. Rule: `ambient.md` §2.10; Istio's names of the converted policies.
+//! [`policy::mtls`]'s. Rule: Istio's `ambient/authorization.go`; Istio's names of the converted policies.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

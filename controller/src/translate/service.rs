@@ -2,7 +2,7 @@
 
 //! Kubernetes Services → services of the mesh, and the `WaypointBound` condition.
 //!
-//! Rule: `ambient.md` §1.5 as Istio does it (ports, families, locality), but for the waypoint:
+//! Rule: Istio's `ambient/services.go` (ports, families, locality), but for the waypoint:
 //! one that is declared is always published, and gateways at the edge enter it unless told not to.
 
 mod behind;

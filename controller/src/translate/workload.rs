@@ -2,7 +2,7 @@
 
 //! Pods → workloads, and the guard in front of those behind a waypoint.
 //!
-//! Rule: `ambient.md` §4.3 as Istio does it; a pod takes HBONE once its agent has proven the
+//! Rule: Istio's `ambient/workloads.go`; a pod takes HBONE once its agent has proven the
 //! capture (or another agent says so by annotation).
 
 use std::collections::BTreeMap;

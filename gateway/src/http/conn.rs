@@ -5,7 +5,7 @@
 //! Reading: one chunk of memory per core is lent to whichever connection has bytes; what was
 //! read is split off it without a copy, and an idle connection holds none. Writing: small
 //! writes are put together, large ones keep their memory, and all leave in one vectored write
-//! when the caller pushes. Both sides are bounded by the caller: it asks [`Conn::room`] before
+//! when the caller pushes. Both sides are bounded by the caller: it asks `poll_room` before
 //! it puts, and stops filling when it holds enough.
 
 use std::cell::Cell;

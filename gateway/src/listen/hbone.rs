@@ -6,7 +6,7 @@
 //! services and workloads that it is the waypoint of, and nothing else. The
 //! peer was proven by the tunnel's server before a stream gets here.
 //!
-//! Rule: `reference/ambient.md` §2.3 to §2.5, §6.3.
+//! Rule: ztunnel's `src/proxy`.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -5,7 +5,7 @@
 //! Used for ports of services without a protocol, and only where neither
 //! routes nor policies look at HTTP: there both answers are safe.
 //!
-//! Rule: Istio's protocol detection (`reference/ambient.md` §6.3), with a limit
+//! Rule: Istio's protocol detection (Istio's `listener_waypoint.go`), with a limit
 //! so that protocols in which the server speaks first do not stall.
 
 use std::io;

@@ -151,7 +151,7 @@ where
 }
 
 /// Of several workloads at one address the pod in the mesh is best, then another
-/// pod, then another workload in the mesh (`reference/ambient.md` §3.1). Then the
+/// pod, then another workload in the mesh (ztunnel's `src/state.rs`). Then the
 /// healthy one: an address that came back belongs to the new pod, not to the one
 /// on its way out. Ties by uid.
 fn workload_order(workload: &Workload) -> (bool, bool, bool, Arc<str>) {

@@ -194,7 +194,7 @@ impl Trace<'_> {
 
     /// What policies point at that are in force at the waypoint `own`.
     ///
-    /// A waypoint's service has the name of its Gateway (`reference/ambient.md` §6.1).
+    /// A waypoint's service has the name of its Gateway (Istio's gateway deployment controller).
     fn waypoint_targets<'b>(
         &self,
         waypoints: impl Iterator<Item = &'b GatewayAddress>,

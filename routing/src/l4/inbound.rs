@@ -44,7 +44,7 @@ pub enum InboundRefusal {
 }
 
 impl InboundRefusal {
-    /// Status of the answer to the CONNECT (`reference/ambient.md` §2.4).
+    /// Status of the answer to the CONNECT (ztunnel's `src/proxy/inbound.rs`).
     pub fn status(&self) -> u16 {
         match self {
             Self::NotHere(_) => 400,
@@ -62,7 +62,7 @@ impl InboundRefusal {
 ///
 /// # Rule
 ///
-/// Steps 3 to 5 of `build_inbound_request` in Istio's ztunnel, `reference/ambient.md` §2.5.
+/// Steps 3 to 5 of `build_inbound_request` in Istio's ztunnel, `src/proxy/inbound.rs`.
 pub fn arrive(
     local: &Workload,
     connected: SocketAddr,

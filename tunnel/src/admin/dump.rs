@@ -3,7 +3,7 @@
 //! What the tunnel knows, as ztunnel's `config_dump` prints it.
 //!
 //! Keys are Istio's, for `istioctl ztunnel-config` and Kiali read them.
-//! Rule: `reference/ambient.md` §7.6.
+//! Rule: ztunnel's `src/admin.rs`.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;

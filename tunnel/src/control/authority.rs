@@ -3,7 +3,7 @@
 //! Certificates from the controller's authority.
 //!
 //! Rule: `istio.v1.auth.IstioCertificateService/CreateCertificate`,
-//! `reference/ambient.md` §4.5.
+//! Istio's `security/pkg/server/ca`.
 
 use std::time::Duration;
 

@@ -8,7 +8,7 @@
 //! Keeps: pods that a new first set does not name are served no more; a pod
 //! that cannot be served is answered with the reason, and tried again.
 //!
-//! Start at [`follow`]. Rule: `reference/ambient.md` §4.6.
+//! Start at [`follow`]. Rule: ztunnel's `proto/zds.proto`.
 
 use std::collections::{HashMap, HashSet};
 use std::io;

@@ -2,7 +2,7 @@
 
 //! Headers of a CONNECT and of its answer.
 //!
-//! Rule: `reference/ambient.md` §2.3.
+//! Rule: ztunnel's `src/proxy`.
 
 use std::net::SocketAddr;
 

@@ -5,7 +5,7 @@
 //! Owns the checks of each CONNECT, in their order. Leaves TLS and HTTP/2 to
 //! [`crate::hbone::server`] and where a CONNECT ends to `routing::l4::inbound`.
 //!
-//! Rule: `reference/ambient.md` §2.4 and §2.5.
+//! Rule: ztunnel's `src/proxy/inbound.rs`.
 
 use std::io;
 use std::net::SocketAddr;

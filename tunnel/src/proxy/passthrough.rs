@@ -5,7 +5,7 @@
 //! Owns the steps: original destination, policy without an identity, the
 //! application with the caller's address.
 //!
-//! Rule: `reference/ambient.md` §3.4.
+//! Rule: ztunnel's `src/proxy/inbound_passthrough.rs`.
 
 use std::net::SocketAddr;
 use std::rc::Rc;

@@ -375,7 +375,7 @@ impl State {
             .map(|plan| pod::start(plan, self.outlets.told.clone()))
     }
 
-    /// Rule: labels of `ambient.md` §5.3; the agent decides for good, this tells who waits for it.
+    /// Rule: labels of Istio's `cni/pkg/util`; the agent decides for good, this tells who waits for it.
     fn belongs_in_mesh(&self, pod: &Pod) -> bool {
         let label = |labels: &Option<BTreeMap<String, String>>| {
             labels.as_ref().and_then(|labels| labels.get(crate::api::DATAPLANE_MODE)).cloned()
