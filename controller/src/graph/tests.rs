@@ -68,6 +68,10 @@ const FORMS: &[&[&str]] = &[
         "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: z, namespace: a}\nspec: {}",
     ],
     &[
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: r, namespace: istio-system}\nspec: {action: DENY, rules: [{to: [{operation: {paths: [/x]}}]}]}",
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: r, namespace: istio-system}\nspec: {selector: {matchLabels: {app: web}}, action: AUDIT}",
+    ],
+    &[
         "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: m, namespace: istio-system}\nspec: {mtls: {mode: STRICT}}",
     ],
     &[

@@ -45,6 +45,11 @@ pub fn objects(wanted: Wanted<'_>, mesh: &Mesh) -> Vec<Manifest> {
     vec![wanted.account(), wanted.deployment(mesh), wanted.service()]
 }
 
+/// The labels that the pods of a Gateway are made with.
+pub fn pod_labels(wanted: Wanted<'_>) -> BTreeMap<String, String> {
+    wanted.labels()
+}
+
 impl Wanted<'_> {
     fn namespace(&self) -> &str {
         self.gateway.metadata.namespace.as_deref().unwrap_or_default()

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! AuthorizationPolicy → policies for sessions (selector) or for requests (targetRefs).
+//! AuthorizationPolicy → policies for sessions (selector) and for requests (targetRefs, and at
+//! the ingress gateways that a selector finds).
 //!
 //! Owns which of the two a policy is, whom it selects, and its conditions; the rules are read
 //! by [`rules`]. Where Istio drops what a tunnel cannot ask (an L7 field in a selector policy),
@@ -8,6 +9,7 @@
 //! enforces it refuses all that it selects.
 
 mod admits;
+mod gateways;
 mod rules;
 
 use std::collections::BTreeMap;
@@ -32,19 +34,63 @@ use crate::store::{Key, Kind, Name};
 pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
     let object = look.get::<AuthorizationPolicy>(&name.namespace, &name.name);
     let Some(object) = object else { return Vec::new() };
-    let spec = &object.spec;
-    let targets: Vec<_> = spec.target_refs.iter().chain(&spec.target_ref).collect();
+    let targets: Vec<_> = object.spec.target_refs.iter().chain(&object.spec.target_ref).collect();
+    if targets.is_empty() {
+        return without_targets(name, object, look);
+    }
     let mut notes = Notes::default();
-    let scope = if targets.is_empty() {
-        own_scope(object, look)
+    if object.spec.selector.is_some() {
+        notes.refuse("Invalid", "selector and targetRefs exclude each other");
+    }
+    let scope = Scope::Targets(find_targets(name, &targets, look, &mut notes));
+    let policy = policy(name, object, scope, &mut notes);
+    let resource = Plane::GatewayAuthorization(policy.into());
+    let sent = Config::plane(resource, output::Scope::AllGateways);
+    vec![sent, status(name, object, "WaypointAccepted", notes)]
+}
+
+/// A policy for the workloads that it selects: for their tunnels, and for ingress gateways.
+fn without_targets(
+    name: &Name,
+    object: &AuthorizationPolicy,
+    look: &mut Lookup<'_>,
+) -> Vec<Output> {
+    let mut outputs = Vec::new();
+    let selected = gateways::selected(object, look);
+    let mut at_gateways = Notes::default();
+    if !selected.gateways.is_empty() {
+        let target = |gateway: &Name| Target::Gateway(gateway.to_string().into());
+        let scope = Scope::Targets(selected.gateways.iter().map(target).collect());
+        let policy = policy(name, object, scope, &mut at_gateways);
+        let resource = Plane::GatewayAuthorization(policy.into());
+        outputs.push(Config::plane(resource, output::Scope::Gateways(selected.gateways)));
+    }
+    let mut notes = Notes::default();
+    let policy = policy(name, object, own_scope(object, look), &mut notes);
+    let open = policy.action == Action::Allow && !policy.dry_run && policy.unsupported.is_none();
+    if open {
+        notes.waypoint = admits::refused_waypoint(object, &policy, look);
+    }
+    if policy.action != Action::Audit {
+        outputs.push(Config::plane(Plane::Authorization(policy.into()), output::Scope::Everyone));
+    }
+    outputs.push(if selected.nothing_else {
+        status(name, object, "WaypointAccepted", at_gateways)
     } else {
-        if spec.selector.is_some() {
-            notes.refuse("Invalid", "selector and targetRefs exclude each other");
-        }
-        Scope::Targets(find_targets(name, &targets, look, &mut notes))
-    };
-    let session = targets.is_empty();
-    let action = action(object, session, &mut notes);
+        status(name, object, "ZtunnelAccepted", notes)
+    });
+    outputs
+}
+
+/// The policy itself, for whom `scope` says: gateways if it names targets, else tunnels.
+fn policy(
+    name: &Name,
+    object: &AuthorizationPolicy,
+    scope: Scope,
+    notes: &mut Notes,
+) -> Authorization {
+    let session = !matches!(scope, Scope::Targets(_));
+    let action = action(object, session, notes);
     let rules = match rules::read(object, session) {
         Ok(rules) => rules,
         Err(refused) => {
@@ -52,27 +98,14 @@ pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
             Vec::new()
         }
     };
-    let policy = Authorization {
+    Authorization {
         name: PolicyName::new(&name.namespace, &name.name),
         scope,
         action,
         dry_run: dry_run(object),
         unsupported: notes.refused.as_ref().map(|(_, message)| Arc::from(message.as_str())),
         rules,
-    };
-    let open = policy.action == Action::Allow && !policy.dry_run && policy.unsupported.is_none();
-    if session && open {
-        notes.waypoint = admits::refused_waypoint(object, &policy, look);
     }
-    let told = status(name, object, session, notes);
-    if !session {
-        let resource = Plane::GatewayAuthorization(policy.into());
-        return vec![Config::plane(resource, output::Scope::AllGateways), told];
-    }
-    if policy.action == Action::Audit {
-        return vec![told];
-    }
-    vec![Config::plane(Plane::Authorization(policy.into()), output::Scope::Everyone), told]
 }
 
 /// What is worth telling about a policy.
@@ -114,7 +147,8 @@ fn action(object: &AuthorizationPolicy, session: bool, notes: &mut Notes) -> Act
         "DENY" => Action::Deny,
         "AUDIT" => {
             if session {
-                notes.notice("UnsupportedValue", "AUDIT acts with targetRefs only".to_owned());
+                let text = "AUDIT acts at gateways and with targetRefs only".to_owned();
+                notes.notice("UnsupportedValue", text);
             }
             Action::Audit
         }
@@ -244,8 +278,7 @@ fn class_target(
     targets.push(Target::Class(target.name.as_str().into()));
 }
 
-fn status(name: &Name, object: &AuthorizationPolicy, session: bool, notes: Notes) -> Output {
-    let own = if session { "ZtunnelAccepted" } else { "WaypointAccepted" };
+fn status(name: &Name, object: &AuthorizationPolicy, own: &'static str, notes: Notes) -> Output {
     let mut conditions: Vec<_> = match (notes.refused, notes.noticed) {
         (Some((reason, message)), _) | (None, Some((reason, message))) => ["Accepted", own]
             .map(|kind| Condition::new(kind, false, reason, message.clone()))
@@ -289,3 +322,6 @@ pub fn selecting(
     }
     names
 }
+
+#[cfg(test)]
+mod tests;

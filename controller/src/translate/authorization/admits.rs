@@ -57,8 +57,12 @@ pub(super) fn refused_waypoint(
     None
 }
 
-/// The pods that the policy selects.
-fn selected(object: &AuthorizationPolicy, namespace: &str, look: &mut Lookup<'_>) -> Vec<Arc<Pod>> {
+/// The pods of `namespace` that the policy selects.
+pub(super) fn selected(
+    object: &AuthorizationPolicy,
+    namespace: &str,
+    look: &mut Lookup<'_>,
+) -> Vec<Arc<Pod>> {
     let labels = object.spec.selector.as_ref().map(|selector| &selector.match_labels);
     let first = labels.and_then(|labels| labels.first_key_value());
     let found = match first {
