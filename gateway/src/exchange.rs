@@ -26,6 +26,7 @@ use std::time::{Instant, SystemTime};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use policy::authz::Target;
+use policy::identity::Identity;
 use policy::peer::Peer;
 use routing::discovery::{Service, Workload};
 use routing::filter::Reply;
@@ -80,6 +81,8 @@ pub(crate) struct TlsSession {
     pub(crate) sni: Option<Arc<str>>,
     /// The client's certificate as a value of `x-forwarded-client-cert`, if it showed one.
     pub(crate) client: Option<HeaderValue>,
+    /// Whom the client has proven to be.
+    pub(crate) identity: Option<Identity>,
 }
 
 impl Arrival {

@@ -46,7 +46,17 @@ impl Issuer {
     /// A certificate for these DNS names, under the name `ns/name`.
     pub fn secret(&self, name: &str, dns: &[&str]) -> anyhow::Result<Secret> {
         let names: Vec<String> = dns.iter().map(|&name| name.to_owned()).collect();
-        let params = CertificateParams::new(names)?;
+        self.certify(name, CertificateParams::new(names)?)
+    }
+
+    /// A certificate for one URI, under the name `ns/name`.
+    pub fn secret_of(&self, name: &str, uri: &str) -> anyhow::Result<Secret> {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI(uri.try_into()?)];
+        self.certify(name, params)
+    }
+
+    fn certify(&self, name: &str, params: CertificateParams) -> anyhow::Result<Secret> {
         let key = KeyPair::generate()?;
         let leaf = params.signed_by(&key, &self.0)?;
         Ok(Secret {

@@ -5,6 +5,7 @@
 mod gateway {
     mod edge;
     mod failure;
+    mod policy;
     mod stream;
     mod tls;
     mod waypoint;

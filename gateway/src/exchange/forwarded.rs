@@ -111,9 +111,12 @@ pub(crate) struct Told {
 impl Told {
     /// About `peer`, and the TLS session with it, by the gateway `own`.
     pub(crate) fn new(peer: &Peer, tls: Option<&TlsSession>, own: &Identity) -> Self {
-        let certificate = match &peer.identity {
-            Some(identity) => HeaderValue::try_from(format!("By={own};URI={identity}")).ok(),
-            None => tls.and_then(|tls| tls.client.clone()),
+        let certificate = match (tls, &peer.identity) {
+            (Some(tls), _) => tls.client.clone(),
+            (None, Some(identity)) => {
+                HeaderValue::try_from(format!("By={own};URI={identity}")).ok()
+            }
+            (None, None) => None,
         };
         Self { address: address(peer.address.ip().to_canonical()), certificate }
     }

@@ -3,9 +3,10 @@
 //! UDP routes: one socket per client and port, so that answers find their way.
 //!
 //! A session is a client's address; it ends when nothing came either way for
-//! [`crate::settings::GatewayLimits::udp_idle`]. Datagrams are not in the
+//! [`crate::settings::GatewayLimits::udp_idle`], or when its permit is withdrawn. Datagrams are not in the
 //! mesh's mutual TLS: they go to the endpoint as they are.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
@@ -18,7 +19,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::exchange::{Arrival, Backend, Entry, To, Told, decide, ends, of_target};
+use crate::l4::withdrawn;
 use crate::reply::{Flag, Refusal};
+use crate::state::Loaded;
 use crate::worker::Worker;
 
 /// Longest datagram.
@@ -78,6 +81,15 @@ fn push(session: Option<&mpsc::Sender<Vec<u8>>>, datagram: Vec<u8>) -> Option<Ve
     }
 }
 
+/// Bytes of a session so far.
+#[derive(Default)]
+struct Moved {
+    /// From the client.
+    received: Cell<u64>,
+    /// To the client.
+    sent: Cell<u64>,
+}
+
 struct Session {
     worker: Rc<Worker>,
     socket: Rc<UdpSocket>,
@@ -88,18 +100,19 @@ struct Session {
 impl Session {
     async fn run(self, mut datagrams: mpsc::Receiver<Vec<u8>>) -> Result<(), Refusal> {
         let loaded = self.worker.load();
-        let peer = Peer::plain(self.client);
+        let client = SocketAddr::new(self.client.ip().to_canonical(), self.client.port());
+        let peer = Peer::plain(client);
         let told = Told::new(&peer, None, &self.worker.shared.settings.identity);
         let arrival = Arrival {
             peer: Arc::new(peer),
             told,
-            local: self.socket.local_addr().unwrap_or(self.client),
+            local: self.local(&loaded),
             entry: Entry::Port(self.port),
             targets: Vec::new(),
             visited: None,
             tls: None,
         };
-        let remote = self.client.ip().to_canonical();
+        let remote = client.ip();
         decide(&loaded, &arrival, remote, None).map_err(Refusal::Denied)?;
         let serving = loaded.serving();
         let place = serving.ports().at(self.port, Transport::Udp).ok_or(Refusal::NoListener)?;
@@ -122,21 +135,37 @@ impl Session {
         let revision = loaded.snapshot.revision;
         let counted = self.worker.metrics.borrow_mut().connection(revision, &ends, Flag::None);
         counted.opened();
-        let (received, sent) = self.carry(&upstream, &mut datagrams).await;
-        counted.closed(received, sent);
-        Ok(())
+        let moved = Moved::default();
+        let result = tokio::select! {
+            biased;
+            refusal = withdrawn(&self.worker, &arrival, revision) => Err(refusal),
+            () = self.carry(&upstream, &mut datagrams, &moved) => Ok(()),
+        };
+        counted.closed(moved.received.get(), moved.sent.get());
+        result
     }
 
-    /// Carries datagrams both ways until nothing comes any more; gives the bytes.
+    /// Where the datagrams came to: the socket of a port has no address of its own.
+    fn local(&self, loaded: &Loaded) -> SocketAddr {
+        let bound = self.socket.local_addr().unwrap_or(self.client);
+        let mut own = loaded.own.addresses.iter().copied();
+        let ip = own.find(|ip| ip.is_ipv4() == self.client.ip().to_canonical().is_ipv4());
+        let ip = ip.filter(|_| bound.ip().is_unspecified());
+        SocketAddr::new(ip.unwrap_or_else(|| bound.ip().to_canonical()), bound.port())
+    }
+
+    /// Carries datagrams both ways until nothing comes any more; counts the bytes.
     async fn carry(
         &self,
         upstream: &UdpSocket,
         datagrams: &mut mpsc::Receiver<Vec<u8>>,
-    ) -> (u64, u64) {
+        moved: &Moved,
+    ) {
         let idle = self.worker.shared.settings.limits.udp_idle;
         let mut buffer = vec![0; LONGEST];
-        let (mut received, mut sent) = (0, 0);
-        let bytes = |length: usize| u64::try_from(length).unwrap_or_default();
+        let count = |cell: &Cell<u64>, length: usize| {
+            cell.set(cell.get() + u64::try_from(length).unwrap_or_default());
+        };
         loop {
             let step = tokio::time::timeout(idle, async {
                 tokio::select! {
@@ -146,18 +175,18 @@ impl Session {
             });
             match step.await {
                 Ok(Some(Ok(datagram))) => {
-                    received += bytes(datagram.len());
+                    count(&moved.received, datagram.len());
                     // A datagram that cannot be sent is lost, as on any other link.
                     drop(upstream.send(&datagram).await);
                 }
                 Ok(Some(Err(Ok(length)))) => {
-                    sent += bytes(length);
+                    count(&moved.sent, length);
                     let answer = buffer.get(..length).unwrap_or_default();
                     drop(self.socket.send_to(answer, self.client).await);
                 }
                 // An ICMP answer: the endpoint is not there, or not yet.
                 Ok(Some(Err(Err(_)))) => {}
-                Ok(None) | Err(_) => return (received, sent),
+                Ok(None) | Err(_) => return,
             }
         }
     }

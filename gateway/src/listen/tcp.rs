@@ -28,7 +28,7 @@ use super::{canonical, hbone};
 use crate::exchange::{self, Arrival, Entry, TlsSession, Told};
 use crate::http::{ByteStream, Downstream, Protocol, Terms, serve as serve_http};
 use crate::l4;
-use crate::tls::server::client_certificate;
+use crate::tls::server::{client_certificate, client_identity};
 use crate::worker::Worker;
 
 /// Why a connection ended before it was anybody's.
@@ -166,7 +166,7 @@ impl Incoming<TcpStream> {
         let hello = read.map_err(|_| EarlyEnd::TimedOut)?.map_err(EarlyEnd::Hello)?;
         let sni = hello.sni.as_deref();
         let Some(listener) = place.by_sni(sni) else { return Err(EarlyEnd::NoName(hello.sni)) };
-        let mut session = TlsSession { sni: sni.map(Arc::from), client: None };
+        let mut session = TlsSession { sni: sni.map(Arc::from), ..TlsSession::default() };
         let mode = listener.tls.as_ref().map(|tls| tls.mode);
         if mode == Some(TlsMode::Passthrough) {
             drop(handshake);
@@ -183,8 +183,12 @@ impl Incoming<TcpStream> {
         let stream = accepted.map_err(|_| EarlyEnd::TimedOut)?.map_err(EarlyEnd::Tls)?;
         drop(handshake);
         let tls = stream.get_ref().1;
-        let leaf = tls.peer_certificates().and_then(<[_]>::first);
-        session.client = leaf.and_then(client_certificate);
+        let shown = tls.peer_certificates().unwrap_or_default();
+        session.client = shown.first().and_then(client_certificate);
+        let validation = listener.tls.as_ref().and_then(|tls| tls.client_validation.as_ref());
+        let mesh = worker.shared.credential.current();
+        let own = &worker.shared.settings.identity;
+        session.identity = client_identity(shown, validation, own, mesh.as_deref());
         let protocol = match tls.alpn_protocol() {
             Some(b"h2") => Protocol::Http2,
             Some(b"http/1.1") => Protocol::Http1,
@@ -220,7 +224,11 @@ impl<S> Incoming<S> {
     }
 
     fn arrival(&self, tls: Option<TlsSession>) -> Arrival {
-        let peer = Peer::plain(self.client);
+        let identity = tls.as_ref().and_then(|tls| tls.identity.clone());
+        let peer = match identity {
+            Some(identity) => Peer::proven(identity, self.client),
+            None => Peer::plain(self.client),
+        };
         let told = Told::new(&peer, tls.as_ref(), &self.worker.shared.settings.identity);
         Arrival {
             peer: Arc::new(peer),

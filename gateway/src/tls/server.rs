@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use http::HeaderValue;
+use policy::identity::Identity;
 use routing::backend::Secret;
 use routing::listener::{ClientValidation, ClientValidationMode, ListenerTls, SecretName};
 use rustls::client::danger::HandshakeSignatureValid;
@@ -13,8 +14,12 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
+use rustls::{
+    DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
+};
 use sha2::{Digest, Sha256};
+use tunnel::credentials::Credential;
+use tunnel::credentials::verify::identity_of;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -110,6 +115,40 @@ pub(crate) fn client_certificate(leaf: &CertificateDer<'_>) -> Option<HeaderValu
         }
     }
     HeaderValue::try_from(value).ok()
+}
+
+/// Whom a client has proven to be, by the certificates that it showed to a listener with
+/// `validation`; none if they were not checked, or name no workload.
+///
+/// The authorities of a listener may be anybody's, so a name of our own trust domain counts
+/// only if the `roots` of the mesh stand behind it too.
+///
+/// Rule: `source.principal` at an Istio gateway is the SPIFFE name of the verified certificate.
+pub(crate) fn client_identity(
+    shown: &[CertificateDer<'_>],
+    validation: Option<&ClientValidation>,
+    own: &Identity,
+    mesh: Option<&Credential>,
+) -> Option<Identity> {
+    match validation?.mode {
+        ClientValidationMode::AllowValidOnly => {}
+        ClientValidationMode::AllowInsecureFallback => return None,
+    }
+    let (leaf, intermediates) = shown.split_first()?;
+    let Ok(identity) = identity_of(leaf) else { return None };
+    let ours = identity.trust_domain() == own.trust_domain();
+    (!ours || is_of_mesh(leaf, intermediates, mesh?.roots())).then_some(identity)
+}
+
+fn is_of_mesh(
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    roots: &[CertificateDer<'static>],
+) -> bool {
+    let mut store = RootCertStore::empty();
+    store.add_parsable_certificates(roots.iter().cloned());
+    let built = WebPkiClientVerifier::builder_with_provider(store.into(), provider()).build();
+    built.is_ok_and(|mesh| mesh.verify_client_cert(leaf, intermediates, UnixTime::now()).is_ok())
 }
 
 /// Quotes a value that would end its element.
