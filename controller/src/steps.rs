@@ -5,7 +5,8 @@
 //! Adding a waypoint: it is ready → it is published → every client acknowledged it → sessions
 //! that went past it had time to end → the guard is on. Removing one: the guard is off → acknowledged → clients are told to go direct →
 //! acknowledged → the waypoint is told, which some still entered until then.
-//! A running pod that comes in, and every pod that leaves: see [`pods`]. What is so from the
+//! A running pod that comes in, and every pod that leaves: see [`pods`]; those that come or leave
+//! together wait for each other. What is so from the
 //! first moment that is known of it is in force at once: nothing was ever sent past it. A
 //! waypoint that is not there at all refuses at once.
 //!
@@ -60,6 +61,8 @@ pub struct Steps {
     starting: BTreeMap<String, Instant>,
     /// Pod → since when its agent is to let plain connections past.
     opening: BTreeMap<String, Instant>,
+    /// Pod → since when it comes in.
+    joining: BTreeMap<String, Instant>,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -168,12 +171,18 @@ impl Steps {
     fn acknowledged(&mut self, stores: &mut Stores, moment: Moment) -> Vec<ReadKey> {
         let due = self.acks.iter().filter(|(_, revision)| **revision <= moment.acked);
         let mut due: Vec<String> = due.map(|(what, _)| what.clone()).collect();
-        due.retain(|what| {
-            if stores.facts.step(what) != Step::Published {
-                return true;
+        due.retain(|what| match stores.facts.step(what) {
+            Step::Published => {
+                let since = self.draining.entry(what.clone()).or_insert(moment.now);
+                moment.now.duration_since(*since) >= moment.drain
             }
-            let since = self.draining.entry(what.clone()).or_insert(moment.now);
-            moment.now.duration_since(*since) >= moment.drain
+            // Once out it calls with plain bytes, which others may not take yet.
+            Step::Releasing => self.opening.is_empty(),
+            // Once in it takes no plain bytes, which others may still call with.
+            Step::Joining => !self.some_still_join(moment),
+            Step::Waiting | Step::Settled | Step::Leaving(_) | Step::Left(_) | Step::Opening => {
+                true
+            }
         });
         let after = |step: Step| match step {
             Step::Leaving(address) => Step::Left(address),
@@ -191,6 +200,15 @@ impl Steps {
                 self.set(stores, what, next, moment)
             })
             .collect()
+    }
+
+    /// Tells whether pods that come in together with others are not captured yet: a label on a
+    /// namespace concerns pods that call each other.
+    fn some_still_join(&self, moment: Moment) -> bool {
+        self.joining.iter().any(|(uid, since)| {
+            let waited_for = moment.now.duration_since(*since) <= pods::SILENCE;
+            waited_for && !self.acks.contains_key(uid)
+        })
     }
 
     /// Ends the grace of waypoints that do not come up.
@@ -227,6 +245,7 @@ impl Steps {
             self.starting.remove(what);
             self.draining.remove(what);
             self.opening.remove(what);
+            self.joining.remove(what);
         }
         match step {
             Step::Published | Step::Leaving(_) | Step::Left(_) | Step::Releasing => {
@@ -238,7 +257,10 @@ impl Steps {
             Step::Opening => {
                 self.opening.entry(what.to_owned()).or_insert(moment.now);
             }
-            Step::Joining | Step::Settled => {}
+            Step::Joining => {
+                self.joining.entry(what.to_owned()).or_insert(moment.now);
+            }
+            Step::Settled => {}
         }
         stores.facts.set_step(what, step)
     }

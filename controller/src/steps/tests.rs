@@ -239,3 +239,39 @@ fn a_silent_agent_is_not_waited_for() {
     course.settle(&[], 0, pods::SILENCE + Duration::from_secs(1));
     assert_eq!(course.stores.facts.step("u1"), Step::Releasing);
 }
+
+/// Two running pods, `u1` and `u2`, that call each other.
+fn two_pods() -> String {
+    let one = pod_of_mesh("True");
+    one.clone() + &one.replace("name: p,", "name: q,").replace("u1", "u2")
+}
+
+#[test]
+fn pods_that_leave_together_all_take_plain_bytes_before_one_sends_them() {
+    let mut course = Course::new(&(labelled("ambient") + &two_pods()));
+    course.fact("u1", report(PodState::Enrolled, false));
+    course.fact("u2", report(PodState::Enrolled, false));
+    course.put(&labelled("none"), 10);
+    course.fact("u1", report(PodState::Enrolled, true));
+    course.settle(&[], 1000, Duration::ZERO);
+    assert_eq!(course.stores.facts.step("u1"), Step::Releasing, "u2 takes no plain bytes yet");
+    course.fact("u2", report(PodState::Enrolled, true));
+    course.settle(&[], 1000, Duration::ZERO);
+    assert_eq!(course.stores.facts.step("u1"), Step::Settled);
+    assert_eq!(course.stores.facts.step("u2"), Step::Settled);
+}
+
+#[test]
+fn pods_that_come_together_are_all_captured_before_one_takes_no_plain_bytes() {
+    let mut course = Course::new(&(labelled("none") + &two_pods()));
+    course.put(&labelled("ambient"), 10);
+    course.fact("u1", report(PodState::Enrolled, true));
+    course.settle(&[], 1000, Duration::ZERO);
+    assert_eq!(course.stores.facts.step("u1"), Step::Joining, "u2 still sends plain bytes");
+    course.settle(&[], 1000, pods::SILENCE + Duration::from_secs(1));
+    assert_eq!(course.stores.facts.step("u1"), Step::Settled, "u2 is not waited for any longer");
+    assert_eq!(course.stores.facts.step("u2"), Step::Joining);
+    course.fact("u2", report(PodState::Enrolled, true));
+    course.settle(&[], 1000, Duration::ZERO);
+    assert_eq!(course.stores.facts.step("u2"), Step::Settled);
+}
