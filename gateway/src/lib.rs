@@ -37,6 +37,7 @@ mod l4;
 mod listen;
 pub mod metrics;
 pub mod reply;
+mod rewound;
 pub mod settings;
 mod state;
 mod tls;

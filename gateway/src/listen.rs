@@ -11,7 +11,6 @@ pub(crate) mod hbone;
 mod hello;
 mod proxy_protocol;
 pub(crate) mod refused;
-mod rewound;
 mod sniff;
 mod tcp;
 

@@ -7,7 +7,6 @@
 
 mod http1;
 mod http2;
-mod rewind;
 mod seldom;
 
 use std::future::poll_fn;
@@ -15,6 +14,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use bytes::BytesMut;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
@@ -22,6 +22,7 @@ use self::seldom::Seldom;
 use super::conn::Conn;
 use super::downstream::h1::after;
 use super::{ByteStream, Downstream, Limits, Protocol};
+use crate::rewound::Rewound;
 
 /// What an HTTP/2 connection begins with.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -67,8 +68,7 @@ where
 {
     let io: Box<dyn ByteStream> = Box::new(io);
     if terms.protocol == Protocol::Http2 {
-        return http2::serve(rewind::Rewind::new(io, bytes::BytesMut::new()), &terms, &handler)
-            .await;
+        return http2::serve(Rewound::new(BytesMut::new(), io), &terms, &handler).await;
     }
     let mut conn = Conn::new(io);
     let is_http2 = terms.protocol == Protocol::Sniff
@@ -78,7 +78,7 @@ where
         };
     if is_http2 {
         let (io, read) = conn.into_parts();
-        http2::serve(rewind::Rewind::new(io, read), &terms, &handler).await
+        http2::serve(Rewound::new(read, io), &terms, &handler).await
     } else {
         http1::serve(conn, &terms, &handler).await
     }

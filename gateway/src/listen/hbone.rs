@@ -25,13 +25,13 @@ use tunnel::hbone::{POD_UID, REFUSED_UID};
 
 use super::hello;
 use super::refused::Cause;
-use super::rewound::Rewound;
 use super::sniff;
 use super::tcp::http;
 use crate::dial::{VISITED, has_passed};
 use crate::exchange::{Arrival, Entry, Told, targets_of_service, targets_of_workload};
 use crate::http::{ByteStream, Protocol};
 use crate::l4;
+use crate::rewound::Rewound;
 use crate::state::{Loaded, OfCore};
 use crate::worker::Worker;
 

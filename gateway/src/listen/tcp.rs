@@ -23,11 +23,11 @@ use tokio_util::sync::CancellationToken;
 use super::hello::{self, HelloError};
 use super::proxy_protocol::{self, ProxyProtocolError, Said};
 use super::refused::Cause;
-use super::rewound::Rewound;
 use super::{canonical, hbone};
 use crate::exchange::{self, Arrival, Entry, TlsSession, Told};
 use crate::http::{ByteStream, Downstream, Protocol, Terms, serve as serve_http};
 use crate::l4;
+use crate::rewound::Rewound;
 use crate::tls::server::{client_certificate, client_identity};
 use crate::worker::Worker;
 
@@ -152,7 +152,7 @@ impl Incoming<TcpStream> {
         Ok(rest)
     }
 
-    fn rewind(self, first: Bytes) -> Incoming<Rewound<TcpStream>> {
+    fn rewind(self, first: Bytes) -> Incoming<Rewound<TcpStream, Bytes>> {
         self.with(|stream| Rewound::new(first, stream))
     }
 

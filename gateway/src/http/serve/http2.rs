@@ -9,27 +9,30 @@ use std::task::Poll;
 
 use ::h2::server::{Builder, Connection, SendResponse};
 use ::h2::{Reason, RecvStream};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use pingora_http::RequestHeader;
 use tokio::time::Instant;
 
-use super::rewind::Rewind;
 use super::{Drained, Ended, Terms, Timer};
 use crate::http::downstream::h1::after;
 use crate::http::downstream::h2::Http2;
 use crate::http::head::check;
-use crate::http::{BadRequest, Downstream, Limits};
+use crate::http::{BadRequest, ByteStream, Downstream, Limits};
+use crate::rewound::Rewound;
+
+/// The connection, with what was read of it already.
+type Io = Rewound<Box<dyn ByteStream>, BytesMut>;
 
 /// Serves streams as they come.
-pub(super) async fn serve<H>(io: Rewind, terms: &Terms, handler: &H) -> Ended
+pub(super) async fn serve<H>(io: Io, terms: &Terms, handler: &H) -> Ended
 where
     H: AsyncFn(&mut Downstream),
 {
     let limits = &terms.limits;
     let handshake = builder(limits).handshake(io);
-    let mut connection: Connection<Rewind, Bytes> =
+    let mut connection: Connection<Io, Bytes> =
         match tokio::time::timeout(limits.head_time, handshake).await {
             Ok(Ok(connection)) => connection,
             Ok(Err(_)) => return Ended::Bad,
@@ -99,7 +102,7 @@ impl State {
         request: http::Request<RecvStream>,
         mut respond: SendResponse<Bytes>,
         limits: &Limits,
-        connection: &mut Connection<Rewind, Bytes>,
+        connection: &mut Connection<Io, Bytes>,
     ) -> Option<Http2> {
         self.left = self.left.saturating_sub(1);
         if self.left == 0 {
@@ -120,7 +123,7 @@ impl State {
     }
 
     /// Begins to close gracefully.
-    fn close(&mut self, connection: &mut Connection<Rewind, Bytes>, why: Ended, limits: &Limits) {
+    fn close(&mut self, connection: &mut Connection<Io, Bytes>, why: Ended, limits: &Limits) {
         if self.ended.is_none() {
             connection.graceful_shutdown();
             self.ended = Some(why);

@@ -1,48 +1,52 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! A stream of which the first bytes were already read, as if they were not.
+//!
+//! Whoever looks at a stream to find out what is spoken on it, or whom it is for, hands it on
+//! like this.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, Bytes};
+use bytes::Buf;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Gives `first`, then what `io` gives; writes go straight to `io`.
 #[derive(Debug)]
-pub(crate) struct Rewound<S> {
-    first: Bytes,
+pub(crate) struct Rewound<S, B> {
+    first: B,
     io: S,
 }
 
-impl<S> Rewound<S> {
-    pub(crate) fn new(first: Bytes, io: S) -> Self {
+impl<S, B> Rewound<S, B> {
+    pub(crate) fn new(first: B, io: S) -> Self {
         Self { first, io }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
+impl<S: AsyncRead + Unpin, B: Buf + Default + Unpin> AsyncRead for Rewound<S, B> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.first.is_empty() {
+        if !self.first.has_remaining() {
             return Pin::new(&mut self.io).poll_read(cx, buf);
         }
-        let count = self.first.len().min(buf.remaining());
-        buf.put_slice(self.first.get(..count).unwrap_or_default());
+        let first = self.first.chunk();
+        let count = first.len().min(buf.remaining());
+        buf.put_slice(first.get(..count).unwrap_or_default());
         self.first.advance(count);
-        if self.first.is_empty() {
-            // An empty `Bytes` still holds its memory.
-            self.first = Bytes::new();
+        if !self.first.has_remaining() {
+            // An empty buffer still holds its memory.
+            self.first = B::default();
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
+impl<S: AsyncWrite + Unpin, B: Unpin> AsyncWrite for Rewound<S, B> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -75,6 +79,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
     use tokio::io::AsyncReadExt;
 
     #[tokio::test]
