@@ -9,6 +9,7 @@
 mod head;
 mod header;
 mod host;
+mod normal;
 mod path;
 mod pattern;
 mod query;
@@ -16,7 +17,8 @@ mod query;
 pub use head::Head;
 pub use header::HeaderMatch;
 pub use host::{HostPattern, InvalidHost, canonical_host};
-pub use path::{GrpcMatch, PathMatch, PathRank, covers, normalise};
+pub use normal::normalise;
+pub use path::{GrpcMatch, PathMatch, PathRank, covers};
 pub use pattern::{InvalidPattern, Pattern, TextMatch};
 pub use query::QueryMatch;
 

@@ -9,7 +9,6 @@
 //! Rule: RFC 9110 §7.6.1 (what belongs to one hop only), RFC 9113 §8.2.2.
 
 pub(super) mod check;
-pub(super) mod path;
 
 use std::ops::Deref;
 

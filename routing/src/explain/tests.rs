@@ -267,10 +267,18 @@ fn a_request_from_outside_is_followed_through_the_ingress() {
 }
 
 #[test]
-fn a_path_that_climbs_out_is_refused_before_anything_else() {
+fn a_path_has_the_form_that_gateways_give_it() {
     let world = world();
-    let explanation = from_client(&world, &snapshot(&world), "10.96.0.2:80", Some("/../x"));
-    assert_eq!(explanation.verdict, Verdict::Refused(Some(400)));
+    let mut snapshot = snapshot(&world);
+    let behind = world.plain.to_string();
+    snapshot.serving.put_rule(Arc::new(rule("x", at_guarded(&world), "/x", &[(&behind, 1)])));
+    let ask = |path| from_client(&world, &snapshot, "10.96.0.2:80", Some(path)).verdict;
+    let same = ask("/x");
+    for path in ["/../x", "/%78", "/a/%2e./x"] {
+        assert_eq!(ask(path), same, "{path}");
+    }
+    assert_ne!(ask("/y"), same);
+    assert_eq!(ask("/x%00"), Verdict::Refused(Some(400)), "no gateway takes it");
 }
 
 #[test]

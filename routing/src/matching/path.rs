@@ -2,10 +2,8 @@
 
 //! Conditions on the path: exact, prefix by segment, regular expression, gRPC method.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::query::hex;
 use super::{Pattern, TextMatch};
 
 /// What the path of a request must be.
@@ -135,67 +133,6 @@ pub fn covers(prefix: &str, path: &str) -> bool {
     }
 }
 
-/// The path that routing, policy and backend all get to see, or none if it must be refused.
-///
-/// Dot segments are resolved (RFC 3986, 5.2.4), in plain and encoded form; percent-encoded
-/// unreserved characters are decoded and other escapes get upper case digits (RFC 3986, 6.2.2);
-/// backslashes become slashes. Repeated slashes stay, as does `%2F`. A path that climbs above
-/// the root, has a broken escape or an encoded NUL is refused. Borrows when nothing changes.
-///
-/// Rule: Istio's path normalisation `BASE`.
-#[must_use]
-pub fn normalise(path: &str) -> Option<Cow<'_, str>> {
-    if is_normal(path) {
-        return Some(Cow::Borrowed(path));
-    }
-    let decoded = decode_unreserved(path)?;
-    let mut segments: Vec<&str> = Vec::new();
-    let body = decoded.strip_prefix('/').unwrap_or(&decoded);
-    let mut parts = body.split('/').peekable();
-    while let Some(segment) = parts.next() {
-        let last = parts.peek().is_none();
-        match segment {
-            "." => {}
-            ".." => {
-                segments.pop()?;
-            }
-            other => segments.push(other),
-        }
-        if last && matches!(segment, "." | "..") {
-            segments.push("");
-        }
-    }
-    Some(Cow::Owned(format!("/{}", segments.join("/"))))
-}
-
-/// True for the paths nearly all requests have, found in one pass without allocation.
-fn is_normal(path: &str) -> bool {
-    let dotted = || path.split('/').any(|segment| matches!(segment, "." | ".."));
-    let plain = !path.bytes().any(|b| matches!(b, b'%' | b'\\'));
-    plain && (!path.contains("/.") || !dotted()) && (path.starts_with('/') || path == "*")
-}
-
-fn decode_unreserved(path: &str) -> Option<String> {
-    let mut out = String::with_capacity(path.len());
-    let mut rest = path.chars();
-    while let Some(character) = rest.next() {
-        match character {
-            '\\' => out.push('/'),
-            '%' => {
-                let mut digit = || rest.next().and_then(|c| hex(c.is_ascii().then_some(c as u8)));
-                let byte = digit()? << 4 | digit()?;
-                match byte {
-                    0 => return None,
-                    b if b.is_ascii_alphanumeric() || b"-._~".contains(&b) => out.push(b.into()),
-                    b => out.push_str(&format!("%{b:02X}")),
-                }
-            }
-            other => out.push(other),
-        }
-    }
-    Some(out)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,38 +152,6 @@ mod tests {
         ];
         for (prefix, path, want) in cases {
             assert_eq!(covers(prefix, path), want, "{prefix} over {path}");
-        }
-    }
-
-    #[test]
-    fn paths_are_normalised_once_and_for_all() {
-        let cases = [
-            ("/a/b", Some("/a/b")),
-            ("*", Some("*")),
-            ("/a/./b", Some("/a/b")),
-            ("/a/../b", Some("/b")),
-            ("/a/b/..", Some("/a/")),
-            ("/a/.", Some("/a/")),
-            ("/..", None),
-            ("/a/../../b", None),
-            ("/%2e%2e/b", None),
-            ("/a/%2e%2E/b", Some("/b")),
-            ("/%61dmin", Some("/admin")),
-            ("/a%2fb", Some("/a%2Fb")),
-            ("/a//b", Some("/a//b")),
-            (r"/a\..\b", Some("/b")),
-            ("/a%00", None),
-            ("/a%", None),
-            ("/a%zz", None),
-            ("/.well-known/x", Some("/.well-known/x")),
-            ("/a/...", Some("/a/...")),
-        ];
-        for (path, want) in cases {
-            let got = normalise(path);
-            assert_eq!(got.as_deref(), want, "{path}");
-            if let Some(once) = got {
-                assert_eq!(normalise(&once).as_deref(), Some(&*once), "twice: {path}");
-            }
         }
     }
 

@@ -8,6 +8,8 @@
 //!
 //! Rule: RFC 9112 §3.2, §6; RFC 9113 §8.2, §8.3; table in the design notes on smuggling.
 
+use std::borrow::Cow;
+
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Version};
@@ -15,8 +17,9 @@ use pingora_core::protocols::http::authority::{
     RawTargetAuthority, raw_target_authority, validate_request_authority,
 };
 use pingora_http::RequestHeader;
+use routing::matching::normalise;
 
-use super::{CONNECTION, has_token, path};
+use super::{CONNECTION, has_token};
 use crate::http::{BadRequest, Body};
 
 /// What the checks found out about a request.
@@ -179,10 +182,10 @@ fn target(head: &mut RequestHeader) -> Result<(), BadRequest> {
     if asterisk && head.method != Method::OPTIONS || !(asterisk || target.path().starts_with('/')) {
         return Err(BAD);
     }
-    let target = match path::normal(target.path()) {
-        None if head.raw_path() == target.as_str().as_bytes() => return Ok(()),
-        None => target.clone(),
-        Some(path) => {
+    let target = match normalise(target.path()).ok_or(BAD)? {
+        Cow::Borrowed(_) if head.raw_path() == target.as_str().as_bytes() => return Ok(()),
+        Cow::Borrowed(_) => target.clone(),
+        Cow::Owned(path) => {
             let query = target.query().map(|query| format!("?{query}")).unwrap_or_default();
             PathAndQuery::try_from(path + &query).map_err(|_| BAD)?
         }

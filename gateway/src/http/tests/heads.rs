@@ -54,6 +54,7 @@ async fn ambiguous_heads_are_refused() {
         ("asterisk for GET", 400, "GET * HTTP/1.1|Host: a||"),
         ("authority form", 400, "GET a:80 HTTP/1.1|Host: a||"),
         ("CONNECT", 405, "CONNECT a:80 HTTP/1.1|Host: a:80||"),
+        ("encoded NUL", 400, "GET /a%00 HTTP/1.1|Host: a||"),
         ("no head at all", 400, "\u{1}\u{2}\u{3}||"),
     ];
     on_core(async {
@@ -131,6 +132,12 @@ async fn odd_but_sound_heads_reach_the_backend_in_one_form() {
             "dot segments",
             "GET /a/../b/%2e%2e/c?d=../e HTTP/1.1|Host: a|Connection: close||",
             "GET /c?d=../e HTTP/1.1|",
+            "Host: a|",
+        ),
+        (
+            "escapes",
+            "GET /%61%2Fb%20/100%/..?%61 HTTP/1.1|Host: a|Connection: close||",
+            "GET /a%2Fb%20/?%61 HTTP/1.1|",
             "Host: a|",
         ),
         (
