@@ -6,7 +6,8 @@
 
 #![expect(clippy::missing_errors_doc, reason = "a test fails with whatever failed")]
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
 use policy::identity::Identity;
@@ -17,11 +18,31 @@ use rcgen::{
 use routing::backend::Secret;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use time::{Duration, OffsetDateTime};
+use time::OffsetDateTime;
 use tunnel::credentials::{Authority, AuthorityError, Credential, Credentials};
 
+/// How long the mesh's certificates last: from their signing back, and on.
+#[derive(Clone, Copy, Debug)]
+pub struct Life {
+    /// Part of the life that is over when it is signed.
+    pub past: std::time::Duration,
+    /// Part that is left.
+    pub left: std::time::Duration,
+}
+
+impl Default for Life {
+    fn default() -> Self {
+        let minute = std::time::Duration::from_secs(60);
+        Self { past: minute, left: minute * 60 }
+    }
+}
+
 /// A root, and what it signs.
-pub struct Issuer(CertifiedIssuer<'static, KeyPair>);
+pub struct Issuer {
+    root: CertifiedIssuer<'static, KeyPair>,
+    life: Mutex<Life>,
+    signed: Mutex<BTreeMap<String, usize>>,
+}
 
 impl std::fmt::Debug for Issuer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -35,12 +56,24 @@ impl Issuer {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.serial_number = Some(2024.into());
-        Ok(Arc::new(Self(CertifiedIssuer::self_signed(params, KeyPair::generate()?)?)))
+        let root = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+        Ok(Arc::new(Self { root, life: Mutex::default(), signed: Mutex::default() }))
+    }
+
+    /// How long certificates of the mesh last that are signed from now on.
+    pub fn set_life(&self, life: Life) {
+        *self.life.lock().unwrap_or_else(PoisonError::into_inner) = life;
+    }
+
+    /// Certificates of the mesh that were signed for an account of this name.
+    pub fn signed(&self, account: &str) -> usize {
+        let signed = self.signed.lock().unwrap_or_else(PoisonError::into_inner);
+        signed.get(account).copied().unwrap_or_default()
     }
 
     /// The root in PEM.
     pub fn pem(&self) -> String {
-        self.0.pem()
+        self.root.pem()
     }
 
     /// A certificate for these DNS names, under the name `ns/name`.
@@ -58,7 +91,7 @@ impl Issuer {
 
     fn certify(&self, name: &str, params: CertificateParams) -> anyhow::Result<Secret> {
         let key = KeyPair::generate()?;
-        let leaf = params.signed_by(&key, &self.0)?;
+        let leaf = params.signed_by(&key, &self.root)?;
         Ok(Secret {
             name: name.parse()?,
             certificate_pem: leaf.pem().into_bytes().into(),
@@ -119,11 +152,14 @@ impl Issuer {
     fn sign_now(&self, identity: &Identity, csr: &str) -> anyhow::Result<Vec<String>> {
         let mut request = CertificateSigningRequestParams::from_pem(csr)?;
         request.params.subject_alt_names = vec![SanType::URI(identity.as_str().try_into()?)];
-        request.params.not_before = OffsetDateTime::now_utc() - Duration::minutes(1);
-        request.params.not_after = OffsetDateTime::now_utc() + Duration::hours(1);
+        let (life, now) =
+            (*self.life.lock().unwrap_or_else(PoisonError::into_inner), OffsetDateTime::now_utc());
+        (request.params.not_before, request.params.not_after) = (now - life.past, now + life.left);
         request.params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        Ok(vec![request.signed_by(&self.0)?.pem(), self.pem()])
+        let mut signed = self.signed.lock().unwrap_or_else(PoisonError::into_inner);
+        *signed.entry(identity.service_account().to_owned()).or_default() += 1;
+        Ok(vec![request.signed_by(&self.root)?.pem(), self.pem()])
     }
 }
 

@@ -19,4 +19,6 @@ pub mod load;
 pub mod mesh;
 pub mod netns;
 pub mod node;
+pub mod waypoint;
+pub mod wire;
 pub mod world;

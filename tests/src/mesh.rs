@@ -48,6 +48,60 @@ pub fn address() -> IpAddr {
     Ipv4Addr::new(127, 64 | (high & 0x3f), low, own).into()
 }
 
+/// What the process of a gateway `shop/NAME` is told at its start, in the pod `pod` at `ip`.
+pub(crate) fn settings(
+    waypoint: bool,
+    name: &str,
+    pod: &str,
+    ip: IpAddr,
+) -> anyhow::Result<Settings> {
+    let kind = if waypoint { "waypoint" } else { "router" };
+    let look = |variable: &str| {
+        let value = match variable {
+            "POD_NAMESPACE" => "shop".to_owned(),
+            "SERVICE_ACCOUNT" | "GATEWAY_NAME" => name.to_owned(),
+            "POD_NAME" => pod.to_owned(),
+            "INSTANCE_IP" => ip.to_string(),
+            "GATEWAY_WORKER_THREADS" => "2".to_owned(),
+            _ => return None,
+        };
+        Some(value)
+    };
+    let mut settings = Settings::read(std::iter::once(kind.to_owned()), look)?;
+    settings.limits.drain = std::time::Duration::from_secs(2);
+    Ok(settings)
+}
+
+/// What the controller tells the gateway `shop/NAME` about itself.
+pub(crate) fn resource(waypoint: bool, name: &str) -> anyhow::Result<GatewaySettings> {
+    Ok(GatewaySettings {
+        name: format!("shop/{name}").parse()?,
+        kind: if waypoint { GatewayKind::Waypoint } else { GatewayKind::Ingress },
+        class: "waymark".into(),
+        trusted_hops: 0,
+        tracing: None,
+        access_log: false,
+        client_certificate: None,
+    })
+}
+
+/// A listener `section` of the gateway `shop/NAME`, for every hostname.
+pub(crate) fn listener(
+    name: &str,
+    section: &str,
+    (port, protocol): (u16, Protocol),
+) -> anyhow::Result<Listener> {
+    Ok(Listener {
+        name: format!("shop/{name}/{section}").parse()?,
+        port,
+        target_port: port,
+        protocol,
+        hostname: HostPattern::Any,
+        tls: None,
+        proxy_protocol: false,
+    })
+}
+
 /// A gateway with its world.
 #[derive(Debug)]
 pub struct Mesh {
@@ -66,34 +120,13 @@ impl Mesh {
     pub async fn start(waypoint: bool) -> anyhow::Result<Self> {
         let issuer = Issuer::new()?;
         let ip = address();
-        let kind = if waypoint { "waypoint" } else { "router" };
-        let look = |name: &str| {
-            let value = match name {
-                "POD_NAMESPACE" => "shop".to_owned(),
-                "SERVICE_ACCOUNT" | "GATEWAY_NAME" => "gw".to_owned(),
-                "POD_NAME" => "gw-1".to_owned(),
-                "INSTANCE_IP" => ip.to_string(),
-                "GATEWAY_WORKER_THREADS" => "2".to_owned(),
-                _ => return None,
-            };
-            Some(value)
-        };
-        let mut settings = Settings::read(std::iter::once(kind.to_owned()), look)?;
+        let mut settings = settings(waypoint, "gw", "gw-1", ip)?;
         settings.bind = ip;
-        settings.limits.drain = std::time::Duration::from_secs(2);
         let own = settings.identity.clone();
         let gateway = Gateway::start(settings, Arc::clone(&issuer) as _)?;
         let mut mesh =
             Self { issuer, ip, gateway, snapshot: Snapshot::default(), own: own.clone() };
-        let settings = GatewaySettings {
-            name: "shop/gw".parse()?,
-            kind: if waypoint { GatewayKind::Waypoint } else { GatewayKind::Ingress },
-            class: "waymark".into(),
-            trusted_hops: 0,
-            tracing: None,
-            access_log: false,
-            client_certificate: None,
-        };
+        let settings = resource(waypoint, "gw")?;
         mesh.put([Resource::Gateway(Arc::new(settings))]);
         mesh.put_workload("gw-1", own, ip, |_| {});
         if waypoint {
@@ -209,19 +242,11 @@ impl Mesh {
         hostname: &str,
         tls: Option<ListenerTls>,
     ) -> anyhow::Result<()> {
-        let hostname = match hostname {
-            "" => HostPattern::Any,
-            hostname => hostname.parse()?,
-        };
-        let listener = Listener {
-            name: format!("shop/gw/{section}").parse()?,
-            port,
-            target_port: port,
-            protocol,
-            hostname,
-            tls,
-            proxy_protocol: false,
-        };
+        let mut listener = listener("gw", section, (port, protocol))?;
+        if !hostname.is_empty() {
+            listener.hostname = hostname.parse()?;
+        }
+        listener.tls = tls;
         self.put([Resource::Listener(Arc::new(listener))]);
         Ok(())
     }

@@ -17,8 +17,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use prometheus_client::registry::Registry;
-use routing::delta::{Kind, Resource};
+use routing::delta::{self, Change, Kind, Resource};
 use routing::discovery::{Health, TunnelProtocol, Workload};
+use routing::snapshot::Snapshot;
 use routing::stream::{self, DeltaDiscoveryResponse};
 use routing::wire::discovery::write_resource;
 use tokio::runtime::{Handle, Runtime};
@@ -42,6 +43,7 @@ use tunnel::worker::Workers;
 
 use crate::certs::Issuer;
 use crate::netns::{Pod, Topology};
+use crate::waypoint::PodGateway;
 
 /// How long something that must happen may take.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -238,11 +240,15 @@ impl Drop for MeshNode {
     }
 }
 
-/// A mesh of nodes; every tunnel knows everything.
+/// A mesh of nodes; every tunnel and every gateway knows all addresses.
 #[derive(Debug)]
 pub struct World {
     /// Nodes, counted from 1; the first comes at index 0.
     pub nodes: Vec<MeshNode>,
+    /// Gateways, in the order they were started.
+    pub gateways: Vec<PodGateway>,
+    /// All addresses that were told.
+    known: Snapshot,
     /// Signs all certificates.
     pub issuer: Arc<Issuer>,
     /// Namespaces; dropped last.
@@ -259,7 +265,30 @@ impl World {
         let topology = Topology::new(nodes)?;
         let issuer = Issuer::new()?;
         let started = (1..=nodes).map(|index| MeshNode::start(&topology, index, &issuer, limits));
-        Ok(Self { nodes: started.collect::<anyhow::Result<_>>()?, issuer, topology })
+        let nodes = started.collect::<anyhow::Result<_>>()?;
+        Ok(Self { nodes, gateways: Vec::new(), known: Snapshot::default(), issuer, topology })
+    }
+
+    /// Starts the gateway `shop/NAME` in a new pod of `node`: a waypoint, or one at the
+    /// edge with an HTTP listener on 8080.
+    ///
+    /// # Errors
+    ///
+    /// When it is not ready soon.
+    pub async fn gateway(
+        &mut self,
+        name: &str,
+        node: u8,
+        waypoint: bool,
+    ) -> anyhow::Result<&PodGateway> {
+        let pod = self.topology.pod(node)?;
+        let workload = self.workload(name, &pod, false)?;
+        let known = (self.known.clone(), &self.issuer);
+        self.gateways.push(PodGateway::start(pod, name, waypoint, known)?);
+        self.tell(Kind::Address, &[Resource::Workload(Arc::new(workload))], &[])?;
+        let started = self.gateways.last().context("it was just added")?;
+        started.ready().await?;
+        Ok(started)
     }
 
     /// The workload that `pod` is, under the name `name` in the namespace `shop`.
@@ -284,13 +313,20 @@ impl World {
         Ok(workload)
     }
 
-    /// Tells every tunnel.
+    /// Tells every tunnel, and every gateway if it is about addresses.
     ///
     /// # Errors
     ///
     /// When a resource is refused.
     pub fn tell(&mut self, kind: Kind, put: &[Resource], gone: &[&str]) -> anyhow::Result<()> {
-        self.nodes.iter_mut().try_for_each(|node| node.tunnel.tell(kind, put, gone))
+        self.nodes.iter_mut().try_for_each(|node| node.tunnel.tell(kind, put, gone))?;
+        if kind != Kind::Address {
+            return Ok(());
+        }
+        let gone = gone.iter().map(|name| Change::Gone(kind, (*name).into()));
+        let changes: Vec<_> = put.iter().cloned().map(Change::Put).chain(gone).collect();
+        (self.known, _) = delta::apply(&self.known, changes.clone());
+        self.gateways.iter_mut().try_for_each(|gateway| gateway.tell(changes.clone()))
     }
 
     /// Has the agent of its node enrol a pod, and waits for the proof.

@@ -11,7 +11,7 @@
     reason = "a test fails by panicking"
 )]
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,66 +28,16 @@ use tunnel::settings::Limits;
 use waymark_tests::netns::Pod;
 use waymark_tests::node::{SOON, Tunnel, World};
 
-/// Ports of the servers in a pod.
-const ECHO: u16 = 8080;
-const GREET: u16 = 8081;
-const HTTP: u16 = 8082;
-
-/// Serves a pod's applications; tells the address that each caller shows.
-fn applications(pod: &Pod) -> mpsc::UnboundedReceiver<SocketAddr> {
-    let (tell, told) = mpsc::unbounded_channel();
-    for v6 in [false, true] {
-        for port in [ECHO, GREET, HTTP] {
-            let listener = pod.netns.listen(SocketAddr::new(pod.ip(v6), port)).unwrap();
-            let tell = tell.clone();
-            tokio::spawn(async move {
-                while let Ok((stream, peer)) = listener.accept().await {
-                    let _nobody_asks = tell.send(peer);
-                    tokio::spawn(application(stream, port));
-                }
-            });
-        }
-    }
-    told
+mod netns {
+    mod bulk;
+    mod chain;
+    mod matrix;
+    mod rotation;
+    mod secrecy;
+    pub(crate) mod talk;
 }
 
-async fn application(mut stream: TcpStream, port: u16) -> std::io::Result<()> {
-    match port {
-        GREET => {
-            stream.write_all(b"220 ready\r\n").await?;
-            let mut line = [0; 6];
-            stream.read_exact(&mut line).await?;
-            stream.write_all(&line).await?;
-        }
-        HTTP => {
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                head.push(stream.read_u8().await?);
-            }
-            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await?;
-        }
-        _ => {
-            let (mut read, mut write) = stream.split();
-            tokio::io::copy(&mut read, &mut write).await?;
-            write.shutdown().await?;
-        }
-    }
-    Ok(())
-}
-
-async fn echo(mut stream: TcpStream, size: usize) {
-    let sent: Vec<u8> = (0..size).map(|i| i.to_le_bytes()[usize::from(i % 3 == 0)]).collect();
-    let sum = crc32fast::hash(&sent);
-    let (mut read, mut write) = stream.split();
-    let send = async {
-        write.write_all(&sent).await.unwrap();
-        write.shutdown().await.unwrap();
-    };
-    let mut got = Vec::new();
-    let ((), result) = tokio::join!(send, read.read_to_end(&mut got));
-    result.unwrap();
-    assert_eq!((got.len(), crc32fast::hash(&got)), (size, sum));
-}
+use netns::talk::{ECHO, Talk, applications};
 
 /// One message there and back.
 async fn ping(stream: &mut TcpStream) -> std::io::Result<()> {
@@ -140,55 +90,6 @@ fn put(world: &mut World, workloads: impl IntoIterator<Item = Workload>) {
     world.tell(Kind::Address, &resources, &[]).unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_topology_carries_every_kind_of_traffic() {
-    let mut world = World::new(2, Limits::default()).unwrap();
-    let topologies = [
-        // name, client captured, server captured, node of the server
-        ("mesh-far", true, true, 2),
-        ("mesh-near", true, true, 1),
-        ("out-far", true, false, 2),
-        ("out-near", true, false, 1),
-        ("in-far", false, true, 2),
-        ("in-near", false, true, 1),
-        ("plain-far", false, false, 2),
-    ];
-    for (name, from, to, node) in topologies {
-        let mut pair = Pair::new(&mut world, name, (from, to), (1, node)).await;
-        for v6 in [false, true] {
-            let row = format!("{name} v6={v6}");
-            let mut raw = soon(&row, pair.connect(ECHO, v6)).await.expect(&row);
-            soon(&row, ping(&mut raw)).await.expect(&row);
-            let caller = pair.callers.recv().await.unwrap();
-            assert_eq!(caller.ip(), pair.client.ip(v6), "{row}: the caller's own address");
-
-            let mut greeted = soon(&row, pair.connect(GREET, v6)).await.expect(&row);
-            let mut banner = [0; 11];
-            soon(&row, greeted.read_exact(&mut banner)).await.expect(&row);
-            assert_eq!(&banner, b"220 ready\r\n", "{row}: the server speaks first");
-            greeted.write_all(b"QUIT\r\n").await.unwrap();
-            let mut rest = Vec::new();
-            soon(&row, greeted.read_to_end(&mut rest)).await.expect(&row);
-            assert_eq!(rest, b"QUIT\r\n", "{row}: to the end");
-
-            let mut http = soon(&row, pair.connect(HTTP, v6)).await.expect(&row);
-            http.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
-            let mut answer = String::new();
-            soon(&row, http.read_to_string(&mut answer)).await.expect(&row);
-            assert!(answer.starts_with("HTTP/1.1 200"), "{row}: {answer}");
-
-            let bulk = soon(&row, pair.connect(ECHO, v6)).await.expect(&row);
-            soon(&row, echo(bulk, 12_000_000)).await;
-            while pair.callers.try_recv().is_ok() {}
-        }
-        let labels = [&*format!("destination_workload=\"server-{name}\""), "mutual_tls"];
-        let opened = world.tunnel(node).unwrap();
-        let opened = opened.count("istio_tcp_connections_opened_total", &labels).await.unwrap();
-        let both_ends = if node == 1 { 16.0 } else { 8.0 };
-        assert_eq!(opened, if from && to { both_ends } else { 0.0 }, "{name}: by mutual TLS");
-    }
-}
-
 fn service(name: &str, vip: &str, port: u16, target: u16) -> Service {
     let key: ServiceKey = format!("shop/{name}.shop.svc.cluster.local").parse().unwrap();
     let mut service = Service::new(key);
@@ -196,6 +97,16 @@ fn service(name: &str, vip: &str, port: u16, target: u16) -> Service {
     let port = Port { service_port: port, target_port: target, app_protocol: AppProtocol::Tcp };
     service.ports = vec![port];
     service
+}
+
+/// A service with a port for each kind of traffic, and an address of each family.
+fn service_for_all(name: &str, number: u8) -> (Service, [IpAddr; 2]) {
+    let addresses = [format!("10.96.1.{number}"), format!("fd00:10:96::1:{number}")];
+    let addresses = addresses.map(|ip| ip.parse().unwrap());
+    let mut service = service(name, "10.96.1.1", 80, ECHO);
+    service.addresses = addresses.map(|ip| VirtualAddress::single("".into(), ip)).into();
+    service.ports = Talk::ALL.map(Talk::service_port).into();
+    (service, addresses)
 }
 
 fn behind(mut workload: Workload, service: &Service) -> Workload {
@@ -247,12 +158,23 @@ async fn a_service_is_reached_by_address_and_name_and_dead_endpoints_are_passed_
     }
 }
 
-fn deny(name: &str, account: &str) -> Resource {
-    let principal = format!("cluster.local/ns/shop/sa/{account}");
-    let principals = Field { any: vec![StringMatch::Exact(principal.into())], not: vec![] };
+fn account(name: &str) -> StringMatch {
+    StringMatch::Exact(format!("cluster.local/ns/shop/sa/{name}").into())
+}
+
+fn deny(name: &str, who: &str) -> Resource {
+    deny_where(PolicyName::new("shop", name), Field { any: vec![account(who)], not: vec![] })
+}
+
+/// What the guard of a waypoint looks like to a tunnel.
+fn deny_all_but(name: &str, who: &str) -> Resource {
+    deny_where(PolicyName::new("shop", name), Field { any: vec![], not: vec![account(who)] })
+}
+
+fn deny_where(name: PolicyName, principals: Field<StringMatch>) -> Resource {
     let matching = Match { principals, ..Match::default() };
     Resource::Authorization(Arc::new(Authorization {
-        name: PolicyName::new("shop", name),
+        name,
         scope: Scope::Selector,
         action: Action::Deny,
         dry_run: false,
@@ -350,16 +272,8 @@ async fn plain_connections_obey_the_mode_of_the_pod() {
 
     let strict = PolicyName::new("istio-system", "istio_converted_static_strict");
     let presence = Field { any: vec![], not: vec![StringMatch::Presence] };
-    let matching = Match { principals: presence, ..Match::default() };
-    let policy = Authorization {
-        name: strict.clone(),
-        scope: Scope::Selector,
-        action: Action::Deny,
-        dry_run: false,
-        unsupported: None,
-        rules: vec![Rule { clauses: vec![Clause { matches: vec![matching] }] }],
-    };
-    world.tell(Kind::Authorization, &[Resource::Authorization(Arc::new(policy))], &[]).unwrap();
+    let policy = deny_where(strict.clone(), presence);
+    world.tell(Kind::Authorization, &[policy], &[]).unwrap();
     let mut server = world.workload("server-strict", &outside.server, true).unwrap();
     server.authorization_policies = vec![strict];
     put(&mut world, [server]);
