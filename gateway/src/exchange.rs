@@ -32,7 +32,7 @@ use routing::discovery::{Service, Workload};
 use routing::filter::Reply;
 use routing::matching::Head;
 
-pub(crate) use admit::{decide, targets_of_service, targets_of_workload};
+pub(crate) use admit::decide;
 pub(crate) use choose::{Backend, Chosen, of_target};
 pub(crate) use finish::{To, ends};
 
@@ -70,8 +70,8 @@ pub(crate) enum Entry {
     Port(u16),
     /// Those of a service of the mesh, called at this port.
     Service(Arc<Service>, u16),
-    /// Nobody's: a workload was called by its own address, at this port.
-    Workload(Arc<Workload>, u16),
+    /// Nobody's: a workload was called by its own address.
+    Workload(Arc<Workload>),
 }
 
 /// What a TLS session told.

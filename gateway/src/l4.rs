@@ -124,7 +124,7 @@ impl<'a> Session<'a> {
             Entry::Service(service, port) => {
                 Ok(Backend::Service { service, port: *port, filters: &[] })
             }
-            Entry::Workload(workload, port) => Ok(Backend::Workload { workload, port: *port }),
+            Entry::Workload(workload) => Ok(Backend::Workload { workload, at: self.arrival.local }),
             Entry::Port(_) => Err(Refusal::NoRoute),
         }
     }

@@ -11,6 +11,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use policy::identity::{Identity, Namespace, ServiceAccount, TrustDomain};
+use routing::gateway::GatewayKind;
 use routing::listener::GatewayName;
 
 use crate::http::Limits;
@@ -22,6 +23,16 @@ pub enum Role {
     Router,
     /// In front of services of the mesh.
     Waypoint,
+}
+
+impl Role {
+    /// The same in words of routing.
+    pub(crate) fn kind(self) -> GatewayKind {
+        match self {
+            Self::Router => GatewayKind::Ingress,
+            Self::Waypoint => GatewayKind::Waypoint,
+        }
+    }
 }
 
 /// Values of the process; they never change.

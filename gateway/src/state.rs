@@ -12,7 +12,7 @@ use arc_swap::{ArcSwap, Guard};
 use policy::authz::Target;
 use routing::discovery::{NetworkAddress, Workload};
 use routing::listener::GatewayName;
-use routing::serving::Serving;
+use routing::serving::{Serving, targets};
 use routing::snapshot::Snapshot;
 use tokio::sync::watch;
 
@@ -111,9 +111,11 @@ impl State {
         let revision = snapshot.revision;
         let gateway = self.loaded.load().gateway.clone();
         let own = self.own(&snapshot);
-        let class = snapshot.serving.gateway(&gateway).map(|gateway| Arc::clone(&gateway.class));
-        let mut targets = vec![Target::Gateway(gateway.as_str().into())];
-        targets.extend(class.map(Target::Class));
+        let known = snapshot.serving.gateway(&gateway);
+        let targets = match known {
+            Some(known) => targets::of_gateway(known).to_vec(),
+            None => vec![Target::Gateway(gateway.as_str().into())],
+        };
         self.loaded.store(Arc::new(Loaded { snapshot, own, gateway, targets }));
         self.revisions.send_replace(revision);
     }

@@ -161,6 +161,11 @@ impl Identity {
         self.part(self.namespace_start(), self.namespace_len)
     }
 
+    /// Namespace part, to keep.
+    pub fn to_namespace(&self) -> Namespace {
+        Namespace(self.namespace().into())
+    }
+
     /// Service account part.
     pub fn service_account(&self) -> &str {
         let start = self.namespace_start() + self.namespace_len + SA.len();
@@ -224,6 +229,7 @@ mod tests {
         let id: Identity = "spiffe://cluster.local/ns/bookinfo/sa/productpage".parse().unwrap();
         assert_eq!(id.trust_domain(), "cluster.local");
         assert_eq!(id.namespace(), "bookinfo");
+        assert_eq!(id.to_namespace(), "bookinfo".parse().unwrap());
         assert_eq!(id.service_account(), "productpage");
         assert_eq!(id.principal(), "cluster.local/ns/bookinfo/sa/productpage");
         let parts = Identity::new(

@@ -341,6 +341,27 @@ pub fn enters_waypoint(
     service.has_waypoint() && !service.addresses.is_empty() && !left_out && !itself
 }
 
+/// The way from the gateway or waypoint `own` to `port` of `service` through the
+/// service's waypoint; see [`enters_waypoint`].
+///
+/// # Errors
+///
+/// See [`Refusal`]; [`Refusal::NoEndpoint`] too if the service's address has
+/// come to mean another one.
+pub fn through_waypoint(
+    own: &Workload,
+    service: &Service,
+    port: u16,
+    discovery: &Discovery,
+    roll: u64,
+) -> Result<Way, Refusal> {
+    let none = || Refusal::NoEndpoint(service.key.clone());
+    let vip = service.addresses.first().ok_or_else(none)?.range.addr();
+    let way = resolve(own, SocketAddr::new(vip, port), discovery, roll)?;
+    let same = way.service.as_ref().is_some_and(|found| found.key == service.key);
+    if same { Ok(way) } else { Err(none()) }
+}
+
 /// The hop to one endpoint, on `port` of the workload: HBONE if it is in the
 /// mesh, else plain. `target` is the address that was asked for; its family is
 /// kept where the endpoint has it. None: the workload cannot be dialled.

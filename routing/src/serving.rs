@@ -53,6 +53,17 @@ pub struct ServiceRules<'a> {
     tables: [Option<&'a Arc<ParentTable>>; 2],
 }
 
+/// What the rules of a service say about a request.
+#[derive(Clone, Copy, Debug)]
+pub enum Ruled<'a> {
+    /// No rule is about requests: it goes straight to the service.
+    Straight,
+    /// This rule takes it.
+    By(Found<'a>),
+    /// There are rules, and none takes it.
+    Nowhere,
+}
+
 impl<'a> ServiceRules<'a> {
     /// Tells whether no rule is attached: requests go straight to the service.
     pub fn is_empty(&self) -> bool {
@@ -64,8 +75,28 @@ impl<'a> ServiceRules<'a> {
         self.tables.into_iter().flatten()
     }
 
+    /// Tells whether a rule looks at requests, so that bytes must not pass unread.
+    pub fn ask_http(&self) -> bool {
+        self.tables().any(|table| !table.http.is_empty())
+    }
+
+    /// What becomes of the request `head`.
+    pub fn request(&self, head: &Head<'_>) -> Ruled<'a> {
+        if !self.ask_http() {
+            return Ruled::Straight;
+        }
+        self.find(head).map_or(Ruled::Nowhere, Ruled::By)
+    }
+
+    /// The rule for a connection that is no request, by the name in its TLS hello if there was
+    /// one; none: it goes straight to the service.
+    pub fn connection(&self, sni: Option<&str>) -> Option<&'a Arc<Rule>> {
+        let by_name = sni.and_then(|sni| self.tables().find_map(|table| table.tls(Some(sni))));
+        by_name.or_else(|| self.tables().find_map(|table| table.tcp()))
+    }
+
     /// The rule that answers `head`, or none: the best of both tables.
-    pub fn find(&self, head: &Head<'_>) -> Option<Found<'a>> {
+    fn find(&self, head: &Head<'_>) -> Option<Found<'a>> {
         let found = self.tables().filter_map(|table| table.http.find(head));
         found.reduce(|one, two| {
             let ranks = two.matched.rank().cmp(&one.matched.rank());

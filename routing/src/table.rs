@@ -146,6 +146,12 @@ impl ParentTable {
         self.tls.covering(&host).find_map(|rules| rules.first())
     }
 
+    /// The rule for a TLS connection with this SNI: a TLS rule, else the TCP rule.
+    #[must_use]
+    pub fn over_tls(&self, sni: Option<&str>) -> Option<&Arc<Rule>> {
+        self.tls(sni).or_else(|| self.tcp())
+    }
+
     /// The TCP rule: of several routes only the oldest serves.
     #[must_use]
     pub fn tcp(&self) -> Option<&Arc<Rule>> {

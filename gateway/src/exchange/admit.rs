@@ -4,9 +4,8 @@
 
 use std::net::IpAddr;
 
-use policy::authz::{Action, Denied, Permit, Recorded, Target, evaluate_and_record};
+use policy::authz::{Action, Denied, Permit, Recorded};
 use policy::request::{Http, Request};
-use routing::discovery::{Port, Service, Workload};
 use routing::matching::Head;
 
 use super::Arrival;
@@ -47,26 +46,7 @@ pub(crate) fn decide(
         http,
     };
     let targets = loaded.targets().chain(&arrival.targets);
-    let policies = targets.flat_map(|target| loaded.serving().policies(target));
-    evaluate_and_record(policies.map(|policy| &**policy), &request, record)
-}
-
-/// What the policies over calls to `service` point at.
-pub(crate) fn targets_of_service(service: &Service) -> Vec<Target> {
-    vec![Target::Service(service.key.to_string().into())]
-}
-
-/// What the policies over calls to `port` of `workload`, by its own address, point at: every
-/// service that targets the port, so that a call by address is no way around them.
-pub(crate) fn targets_of_workload(workload: &Workload, port: u16) -> Vec<Target> {
-    let targets = |ports: &[Port]| {
-        ports.iter().any(|one| {
-            let target = if one.target_port == 0 { one.service_port } else { one.target_port };
-            target == port
-        })
-    };
-    let services = workload.services.iter().filter(|(_, ports)| targets(ports));
-    services.map(|(key, _)| Target::Service(key.to_string().into())).collect()
+    loaded.serving().judge(targets, &request, record)
 }
 
 /// Tells the operator of a policy that decides nothing.

@@ -24,7 +24,6 @@ use super::match_route::Matched;
 use crate::dial::{DialError, Target, Terms};
 use crate::http::Protocol;
 use crate::reply::Refusal;
-use crate::settings::Role;
 use crate::state::Loaded;
 use crate::tls::client::Client;
 use crate::worker::Worker;
@@ -45,8 +44,8 @@ pub(crate) enum Backend<'a> {
     Workload {
         /// The workload.
         workload: &'a Arc<Workload>,
-        /// Its port.
-        port: u16,
+        /// The address that was asked for, and its port.
+        at: SocketAddr,
     },
 }
 
@@ -64,11 +63,7 @@ impl<'a> Backend<'a> {
             Self::Service { service, port, .. } => {
                 service.port(*port).map_or(AppProtocol::Unknown, |port| port.app_protocol)
             }
-            Self::Workload { workload, port } => {
-                let mut ports = workload.services.values().flat_map(|ports| ports.iter());
-                let found = ports.find(|one| one.target_port == *port);
-                found.map_or(AppProtocol::Unknown, |port| port.app_protocol)
-            }
+            Self::Workload { workload, at } => workload.app_protocol(at.port()),
         }
     }
 
@@ -106,7 +101,7 @@ pub(super) fn backend<'a>(
     }
     match (matched.service, matched.workload) {
         (Some(service), _) => Ok(Backend::Service { service, port: matched.port, filters: &[] }),
-        (None, Some(workload)) => Ok(Backend::Workload { workload, port: matched.port }),
+        (None, Some(workload)) => Ok(Backend::Workload { workload, at: asked.arrival.local }),
         (None, None) => Err(Refusal::NoRoute),
     }
 }
@@ -167,8 +162,12 @@ impl<'a> Chosen<'a> {
     ) -> Result<Self, Refusal> {
         let (order, tls) = match backend {
             Backend::Service { service, port, .. } => {
-                if enters_waypoint(worker, loaded, service) {
-                    (waypoint(worker, loaded, service, *port)?, None)
+                let discovery = &loaded.snapshot.discovery;
+                let kind = worker.shared.settings.role.kind();
+                if l4::enters_waypoint(&loaded.own, kind, service, discovery) {
+                    let roll = worker.roll();
+                    let way = l4::through_waypoint(&loaded.own, service, *port, discovery, roll);
+                    (Order::Hops(way.map_err(Refusal::NoWay)?.hops.into_iter()), None)
                 } else {
                     let candidates = worker.candidates(loaded, service, *port);
                     if candidates.is_empty() {
@@ -178,10 +177,8 @@ impl<'a> Chosen<'a> {
                     (order, backend_tls(worker, loaded, &service.key, *port)?)
                 }
             }
-            Backend::Workload { workload, port } => {
-                let ip = workload.addresses.first().copied();
-                let ip = ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-                let hop = l4::hop_to_endpoint(workload, None, *port, ip);
+            Backend::Workload { workload, at } => {
+                let hop = l4::hop_to_endpoint(workload, None, at.port(), at.ip());
                 let none = || Refusal::NoWay(l4::Refusal::NoAddress(Arc::clone(&workload.uid)));
                 (Order::Hops(vec![hop.ok_or_else(none)?].into_iter()), None)
             }
@@ -217,39 +214,6 @@ impl<'a> Chosen<'a> {
 
 fn own_address(loaded: &Loaded) -> IpAddr {
     loaded.own.addresses.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
-}
-
-/// Tells whether requests to `service` go through its waypoint from here.
-///
-/// Services without a virtual address are reached directly; so are those that have opted out
-/// at the edge, and those whose waypoint this gateway is.
-fn enters_waypoint(worker: &Worker, loaded: &Loaded, service: &Service) -> bool {
-    let open = worker.shared.settings.role == Role::Router && !service.ingress_use_waypoint;
-    let itself =
-        service.waypoint.iter().chain(service.weighted_waypoints.iter().map(|w| &w.destination));
-    let mut itself =
-        itself.map(|waypoint| loaded.snapshot.discovery.is_gateway(waypoint, &loaded.own));
-    service.has_waypoint() && !service.addresses.is_empty() && !open && !itself.any(|own| own)
-}
-
-fn waypoint(
-    worker: &Worker,
-    loaded: &Loaded,
-    service: &Service,
-    port: u16,
-) -> Result<Order<'static>, Refusal> {
-    let vip = service.addresses.first().map(|vip| vip.range.addr());
-    let vip = vip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    let discovery = &loaded.snapshot.discovery;
-    let way = l4::resolve(&loaded.own, SocketAddr::new(vip, port), discovery, worker.roll());
-    let way = way.map_err(Refusal::NoWay)?;
-    // The address may have come to mean something else: then there is no way to this service.
-    let same = way.service.as_ref().is_some_and(|found| found.key == service.key);
-    if same {
-        Ok(Order::Hops(way.hops.into_iter()))
-    } else {
-        Err(Refusal::NoEndpoint(service.key.clone()))
-    }
 }
 
 fn backend_tls(

@@ -8,6 +8,7 @@ use routing::discovery::{Service, Workload};
 use routing::matching::{Head, PathMatch};
 use routing::ports::{Choice, Port, Transport};
 use routing::route::Rule;
+use routing::serving::Ruled;
 
 use super::{Asked, Entry};
 use crate::reply::Refusal;
@@ -40,13 +41,13 @@ pub(super) fn match_route<'a>(asked: &Asked<'a>, head: &Head<'_>) -> Result<Matc
             on_port(asked, port.ok_or(Refusal::NoListener)?, head)
         }
         Entry::Service(service, port) => on_service(asked, service, *port, head),
-        Entry::Workload(workload, port) => Ok(Matched {
+        Entry::Workload(workload) => Ok(Matched {
             rule: None,
             path: None,
-            listener_port: *port,
+            listener_port: asked.arrival.local.port(),
             service: None,
             workload: Some(workload),
-            port: *port,
+            port: asked.arrival.local.port(),
         }),
     }
 }
@@ -95,9 +96,11 @@ fn on_service<'a>(
     };
     let namespace = asked.arrival.peer.identity.as_ref().map(policy::identity::Identity::namespace);
     let rules = asked.loaded.serving().service_rules(&service.key, port, namespace);
-    if rules.tables().all(|table| table.http.is_empty()) {
-        return Ok(straight);
+    match rules.request(head) {
+        Ruled::Straight => Ok(straight),
+        Ruled::By(found) => {
+            Ok(Matched { rule: Some(found.rule), path: Some(&found.matched.path), ..straight })
+        }
+        Ruled::Nowhere => Err(Refusal::NoRoute),
     }
-    let found = rules.find(head).ok_or(Refusal::NoRoute)?;
-    Ok(Matched { rule: Some(found.rule), path: Some(&found.matched.path), ..straight })
 }

@@ -9,15 +9,16 @@
 //! Rule: ztunnel's `src/proxy`.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use http::{HeaderMap, StatusCode};
-use policy::identity::Namespace;
 use policy::peer::Peer;
-use routing::discovery::{AppProtocol, NetworkAddress, Service, Workload};
+use routing::discovery::{AppProtocol, Found, Workload};
 use routing::l4::Authority;
+use routing::l4::inbound::{InboundRefusal, destined};
+use routing::serving::targets;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tunnel::hbone::server::{self, AcceptError, Connect, ConnectionError};
@@ -28,7 +29,7 @@ use super::refused::Cause;
 use super::sniff;
 use super::tcp::http;
 use crate::dial::{VISITED, has_passed};
-use crate::exchange::{Arrival, Entry, Told, targets_of_service, targets_of_workload};
+use crate::exchange::{Arrival, Entry, Told};
 use crate::http::{ByteStream, Protocol};
 use crate::l4;
 use crate::rewound::Rewound;
@@ -100,7 +101,7 @@ pub(super) async fn serve(
 }
 
 /// Why a CONNECT is refused.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 enum NotOurs {
     /// The authority cannot be read.
     #[error("authority is malformed")]
@@ -110,13 +111,25 @@ enum NotOurs {
     OtherPod,
     /// It is nothing that this gateway is the waypoint of.
     #[error("not what this gateway is the waypoint of")]
-    Foreign,
+    Foreign(#[source] InboundRefusal),
     /// The request was here before.
     #[error("request has passed this gateway before")]
     Again,
-    /// The service has no such port.
-    #[error("service has no such port")]
-    NoPort,
+}
+
+impl NotOurs {
+    /// The answer to the CONNECT, and a word for our own tunnels.
+    fn answer(&self) -> (StatusCode, Option<&'static str>) {
+        match self {
+            Self::Malformed => (StatusCode::BAD_REQUEST, None),
+            Self::OtherPod => (StatusCode::SERVICE_UNAVAILABLE, Some(REFUSED_UID)),
+            Self::Foreign(refusal) => {
+                let status = StatusCode::from_u16(refusal.status());
+                (status.unwrap_or(StatusCode::BAD_REQUEST), None)
+            }
+            Self::Again => (StatusCode::LOOP_DETECTED, None),
+        }
+    }
 }
 
 async fn answer(
@@ -141,36 +154,27 @@ async fn answer(
         Ok(found) => found,
         Err(why) => {
             worker.shared.refused.note(Cause::Connect, &why, peer.address);
-            match why {
-                NotOurs::Malformed | NotOurs::Foreign => {
-                    connect.refuse(StatusCode::BAD_REQUEST, None);
-                }
-                NotOurs::OtherPod => {
-                    connect.refuse(StatusCode::SERVICE_UNAVAILABLE, Some(REFUSED_UID));
-                }
-                NotOurs::Again => connect.refuse(StatusCode::LOOP_DETECTED, None),
-                NotOurs::NoPort => connect.refuse(StatusCode::SERVICE_UNAVAILABLE, None),
-            }
+            let (status, word) = why.answer();
+            connect.refuse(status, word);
             return Ok(());
         }
     };
     let (targets, spoken) = match &entry {
         Entry::Service(service, port) => {
             let spoken = service.port(*port).map(|port| port.app_protocol);
-            (targets_of_service(service), spoken)
+            (vec![targets::of_service(&service.key)], spoken.unwrap_or_default())
         }
-        Entry::Workload(workload, port) => {
-            let mut ports = workload.services.values().flat_map(|ports| ports.iter());
-            let spoken = ports.find(|one| one.target_port == *port).map(|one| one.app_protocol);
-            (targets_of_workload(workload, *port), spoken)
+        Entry::Workload(workload) => {
+            let port = local.port();
+            (targets::of_workload(workload, port).collect(), workload.app_protocol(port))
         }
-        Entry::Port(_) => (Vec::new(), None),
+        Entry::Port(_) => (Vec::new(), AppProtocol::Unknown),
     };
     let told = Told::new(&peer, None, &worker.shared.settings.identity);
     let arrival = Arrival { peer, local, entry, targets, visited, tls: None, told };
     let stream = connect.accept(HeaderMap::new())?;
     let taken = Taken { worker, loaded, arrival, drain };
-    Box::pin(taken.carry(spoken.unwrap_or_default(), stream)).await
+    Box::pin(taken.carry(spoken, stream)).await
 }
 
 /// A CONNECT that was taken.
@@ -231,9 +235,9 @@ fn asks_http(loaded: &Loaded, arrival: &Arrival) -> bool {
     let routed = match &arrival.entry {
         Entry::Service(service, port) => {
             let rules = serving.service_rules(&service.key, *port, namespace(&arrival.peer));
-            rules.tables().any(|table| !table.http.is_empty())
+            rules.ask_http()
         }
-        Entry::Workload(..) | Entry::Port(_) => false,
+        Entry::Workload(_) | Entry::Port(_) => false,
     };
     policies || routed
 }
@@ -247,8 +251,7 @@ fn l4_rule(
     let Entry::Service(service, port) = &arrival.entry else { return None };
     let serving = loaded.serving();
     let rules = serving.service_rules(&service.key, *port, namespace(&arrival.peer));
-    let by_name = sni.and_then(|sni| rules.tables().find_map(|table| table.tls(Some(sni))));
-    by_name.or_else(|| rules.tables().find_map(|table| table.tcp())).cloned()
+    rules.connection(sni).cloned()
 }
 
 fn namespace(peer: &Peer) -> Option<&str> {
@@ -265,46 +268,11 @@ fn meant_for_other(own: &Workload, uid: Option<&[u8]>) -> bool {
 /// What `authority` stands for, if this gateway is its waypoint.
 fn entry(loaded: &Loaded, authority: &str, peer: &Peer) -> Result<(Entry, SocketAddr), NotOurs> {
     let authority: Authority = authority.parse().map_err(|_| NotOurs::Malformed)?;
-    let caller: Option<Namespace> = namespace(peer).and_then(|name| name.parse().ok());
-    let caller = caller.as_ref().unwrap_or(&loaded.own.namespace);
-    let discovery = &loaded.snapshot.discovery;
-    let port = authority.port();
-    let ip = authority.ip().map(|ip| ip.to_canonical());
-    let service = match (&authority, ip) {
-        (Authority::Name(name, _), _) => discovery.service_named(name, caller),
-        (Authority::Address(_), Some(ip)) => {
-            let address = NetworkAddress::new(Arc::clone(&loaded.own.network), ip);
-            discovery.service_at(&address, caller)
-        }
-        (Authority::Address(_), None) => None,
+    let destined = destined(&loaded.own, peer, &authority, &loaded.snapshot.discovery);
+    let destined = destined.map_err(NotOurs::Foreign)?;
+    let entry = match destined.found {
+        Found::Service(service) => Entry::Service(Arc::clone(service), authority.port()),
+        Found::Workload(workload) => Entry::Workload(Arc::clone(workload)),
     };
-    let vip = |service: &Service| service.addresses.first().map(|vip| vip.range.addr());
-    if let Some(service) = service {
-        if !serves(loaded, service) {
-            return Err(NotOurs::Foreign);
-        }
-        if service.port(port).is_none() {
-            return Err(NotOurs::NoPort);
-        }
-        let ip = ip.or_else(|| vip(service)).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        return Ok((Entry::Service(Arc::clone(service), port), SocketAddr::new(ip, port)));
-    }
-    let ip = ip.ok_or(NotOurs::Foreign)?;
-    let address = NetworkAddress::new(Arc::clone(&loaded.own.network), ip);
-    let workload = discovery.workload_at(&address).ok_or(NotOurs::Foreign)?;
-    let ours = workload
-        .waypoint
-        .as_ref()
-        .is_some_and(|waypoint| discovery.is_gateway(waypoint, &loaded.own));
-    if !ours {
-        return Err(NotOurs::Foreign);
-    }
-    Ok((Entry::Workload(Arc::clone(workload), port), SocketAddr::new(ip, port)))
-}
-
-/// Tells whether this gateway is a waypoint of `service`.
-fn serves(loaded: &Loaded, service: &Service) -> bool {
-    let weighted = service.weighted_waypoints.iter().map(|weighted| &weighted.destination);
-    let mut waypoints = service.waypoint.iter().chain(weighted);
-    waypoints.any(|waypoint| loaded.snapshot.discovery.is_gateway(waypoint, &loaded.own))
+    Ok((entry, destined.at))
 }

@@ -220,7 +220,7 @@ impl<S> Incoming<S> {
     ) -> Option<Arc<routing::route::Rule>> {
         let loaded = self.worker.load();
         let rules = loaded.serving().listener_rules(&listener.name)?;
-        rules.tls(sni).or_else(|| rules.tcp()).cloned()
+        rules.over_tls(sni).cloned()
     }
 
     fn arrival(&self, tls: Option<TlsSession>) -> Arrival {

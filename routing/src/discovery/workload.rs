@@ -13,7 +13,7 @@ use policy::authz::PolicyName;
 use policy::identity::{Identity, Namespace};
 
 use super::address::{GatewayAddress, NetworkAddress, ServiceKey};
-use super::service::Port;
+use super::service::{AppProtocol, Port};
 
 /// A pod, a virtual machine or another thing with an address.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -129,12 +129,29 @@ impl Workload {
     pub fn target_port(&self, service: &ServiceKey, service_port: u16) -> Option<u16> {
         target_port(self.services.get(service)?, service_port)
     }
+
+    /// The services that target `port` of the workload, with what is spoken there.
+    pub fn services_on(&self, port: u16) -> impl Iterator<Item = (&ServiceKey, AppProtocol)> {
+        self.services.iter().filter_map(move |(key, ports)| {
+            let mut targets = ports.iter().filter(|one| target(one) == port);
+            targets.next().map(|one| (key, one.app_protocol))
+        })
+    }
+
+    /// What is spoken on `port` of the workload, as the first service says that targets it.
+    pub fn app_protocol(&self, port: u16) -> AppProtocol {
+        self.services_on(port).next().map_or(AppProtocol::Unknown, |(_, spoken)| spoken)
+    }
 }
 
 /// Port of the workload behind `service_port`, if `ports` has it.
 pub(crate) fn target_port(ports: &[Port], service_port: u16) -> Option<u16> {
-    let port = ports.iter().find(|port| port.service_port == service_port)?;
-    Some(if port.target_port == 0 { port.service_port } else { port.target_port })
+    ports.iter().find(|port| port.service_port == service_port).map(target)
+}
+
+/// Port of the workload: the service's own unless it names another.
+fn target(port: &Port) -> u16 {
+    if port.target_port == 0 { port.service_port } else { port.target_port }
 }
 
 /// How a workload takes traffic of the mesh.

@@ -14,12 +14,12 @@ use crate::balance::{Candidates, Want};
 use crate::discovery::{Found, GatewayAddress, GatewayDestination, Service, Workload};
 use crate::filter::{self, Context, Filter, Scheme};
 use crate::gateway::{Gateway, GatewayKind};
-use crate::l4::{self, Authority};
+use crate::l4;
 use crate::listener::{GatewayName, Listener};
 use crate::matching::{Head, PathMatch};
 use crate::ports::{Choice, Ports, Transport};
 use crate::route::{BackendRef, BackendTarget, Rule};
-use crate::serving::targets;
+use crate::serving::{Ruled, targets};
 use crate::split;
 
 /// A client outside the mesh, and where it comes in.
@@ -28,6 +28,20 @@ pub(super) struct Outside<'a> {
     pub(super) at: &'a Arc<Workload>,
     pub(super) port: u16,
     pub(super) sni: Option<&'a str>,
+}
+
+/// A connection as policies at a gateway see it.
+#[derive(Clone, Copy)]
+struct Session<'a> {
+    peer: &'a Peer,
+    to: SocketAddr,
+    sni: Option<&'a str>,
+}
+
+/// The rule that takes a connection or request, and the path that it matched.
+struct Taken {
+    rule: Arc<Rule>,
+    path: Option<PathMatch>,
 }
 
 /// The gateway that a request is at.
@@ -48,33 +62,46 @@ impl Trace<'_> {
             return Err(Verdict::Refused(None));
         };
         let listener = self.listener(gateway, outside)?;
+        let found = self.listener_rule(&listener, outside)?;
         let own = outside.at;
         let ip = own.addresses.first().copied().unwrap_or(outside.client);
         let peer = Peer::plain(SocketAddr::new(outside.client, 0));
-        let local = SocketAddr::new(ip, listener.target_port);
-        self.request_policy(&targets::of_gateway(gateway), &peer, local, outside.sni)?;
+        let to = SocketAddr::new(ip, listener.target_port);
+        let session = Session { peer: &peer, to, sni: outside.sni };
+        let at = format!("the gateway {name}");
+        self.request_policy(&at, &targets::of_gateway(gateway), session)?;
 
         let scheme = if outside.sni.is_some() { Scheme::Https } else { Scheme::Http };
         let place = Place { own, kind: GatewayKind::Ingress, scheme, port: listener.port };
-        let rules = serving.listener_rules(&listener.name);
+        self.by_rule(&place, &found)
+    }
+
+    /// The rule of a listener that takes the connection or request.
+    fn listener_rule(&mut self, listener: &Listener, outside: &Outside<'_>) -> Outcome<Taken> {
+        let rules = self.snapshot.serving.listener_rules(&listener.name);
         let Some(parts) = self.http else {
             let rule = rules.and_then(|rules| match outside.sni {
-                Some(sni) => rules.tls(Some(sni)).or_else(|| rules.tcp()),
+                Some(sni) => rules.over_tls(Some(sni)),
                 None => rules.tcp(),
             });
-            return match rule.cloned() {
-                Some(rule) => self.by_rule(&place, &rule, None),
+            return match rule {
+                Some(rule) => Ok(self.takes(rule, None)),
                 None => Err(self.no_route("no route takes this connection", None)),
             };
         };
-        let found = rules.and_then(|rules| rules.http.find(&Head::of(parts)));
-        match found.map(|found| (Arc::clone(found.rule), found.matched.path.clone())) {
-            Some((rule, path)) => self.by_rule(&place, &rule, Some(&path)),
+        match rules.and_then(|rules| rules.http.find(&Head::of(parts))) {
+            Some(found) => Ok(self.takes(found.rule, Some(&found.matched.path))),
             None => {
                 let text = format!("no rule of listener {} matches", listener.name);
                 Err(self.no_route(&text, Some(404)))
             }
         }
+    }
+
+    /// Says which rule it is.
+    fn takes(&mut self, rule: &Arc<Rule>, path: Option<&PathMatch>) -> Taken {
+        self.decide(Topic::Route, format!("rule {} takes it", rule.name), &rule.name);
+        Taken { rule: Arc::clone(rule), path: path.cloned() }
     }
 
     /// The listener that the connection or request belongs to.
@@ -118,56 +145,65 @@ impl Trace<'_> {
 
     fn request_policy(
         &mut self,
+        at: &str,
         targets: &[Target],
-        peer: &Peer,
-        local: SocketAddr,
-        sni: Option<&str>,
+        session: Session<'_>,
     ) -> Outcome<()> {
+        let Session { peer, to, sni } = session;
         let http = self.http.map(|parts| {
             let (host, path) = (Head::of(parts).host, parts.uri.path());
             Http { method: &parts.method, path, host, headers: &parts.headers }
         });
         let remote = peer.address.ip();
-        let request = Request { peer, remote, destination: local, sni, http };
+        let request = Request { peer, remote, destination: to, sni, http };
         let judged = self.snapshot.serving.judge(targets, &request, |_| {});
-        self.judged(Topic::RequestPolicy, "the gateway", judged)
+        self.judged(Topic::RequestPolicy, at, judged)
     }
 
-    /// A request to a service, at its waypoint.
+    /// A request to a service, at its waypoint `own`.
     pub(super) fn service_request(
         &mut self,
         own: &Arc<Workload>,
         service: &Arc<Service>,
-        authority: &Authority,
+        to: SocketAddr,
         peer: &Peer,
     ) -> Outcome {
-        let serving = &self.snapshot.serving;
-        let port = authority.port();
-        let mut targets = vec![targets::of_service(&service.key)];
-        targets.extend(self.waypoint_targets(service.waypoint.iter(), own));
-        self.request_policy(&targets, peer, local(own, authority), None)?;
-
+        let port = to.port();
+        let found = self.service_rule(service, port, peer)?;
+        let targets = vec![targets::of_service(&service.key)];
+        let session = Session { peer, to, sni: None };
+        self.waypoint_policy(own, service.waypoint.iter(), targets, session)?;
         let place = Place { own, kind: GatewayKind::Waypoint, scheme: Scheme::Http, port };
+        match found {
+            Some(found) => self.by_rule(&place, &found),
+            None => self.leave(&place, service, port),
+        }
+    }
+
+    /// The rule of a service that takes the connection or request; none sends it straight on.
+    fn service_rule(
+        &mut self,
+        service: &Service,
+        port: u16,
+        peer: &Peer,
+    ) -> Outcome<Option<Taken>> {
         let namespace = peer.identity.as_ref().map(policy::identity::Identity::namespace);
-        let rules = serving.service_rules(&service.key, port, namespace);
-        let Some(parts) = self.http else {
-            let rule = rules.tables().find_map(|table| table.tcp()).cloned();
-            return match rule {
-                Some(rule) => self.by_rule(&place, &rule, None),
-                None => self.straight(&place, service, port),
-            };
-        };
-        if rules.tables().all(|table| table.http.is_empty()) {
-            return self.straight(&place, service, port);
-        }
-        let found = rules.find(&Head::of(parts));
-        match found.map(|found| (Arc::clone(found.rule), found.matched.path.clone())) {
-            Some((rule, path)) => self.by_rule(&place, &rule, Some(&path)),
-            None => {
+        let rules = self.snapshot.serving.service_rules(&service.key, port, namespace);
+        let ruled = self.http.map(|parts| rules.request(&Head::of(parts)));
+        let taken = match ruled {
+            None => rules.connection(None).map(|rule| self.takes(rule, None)),
+            Some(Ruled::By(found)) => Some(self.takes(found.rule, Some(&found.matched.path))),
+            Some(Ruled::Straight) => None,
+            Some(Ruled::Nowhere) => {
                 let text = format!("no rule of service {} matches", service.key);
-                Err(self.no_route(&text, Some(404)))
+                return Err(self.no_route(&text, Some(404)));
             }
+        };
+        if taken.is_none() {
+            let text = format!("no route is attached to {}: straight to it", service.key);
+            self.say(Topic::Route, text);
         }
+        Ok(taken)
     }
 
     /// A request to a workload's own address, at its waypoint: no routes, but policies.
@@ -175,15 +211,13 @@ impl Trace<'_> {
         &mut self,
         own: &Arc<Workload>,
         workload: &Arc<Workload>,
-        authority: &Authority,
+        to: SocketAddr,
         peer: &Peer,
     ) -> Outcome {
-        let port = authority.port();
-        let mut targets: Vec<Target> = targets::of_workload(workload, port).collect();
-        targets.extend(self.waypoint_targets(workload.waypoint.iter(), own));
-        self.request_policy(&targets, peer, local(own, authority), None)?;
-        let ip = authority.ip().unwrap_or_else(|| local(own, authority).ip());
-        match l4::hop_to_endpoint(workload, None, port, ip) {
+        let targets = targets::of_workload(workload, to.port()).collect();
+        let session = Session { peer, to, sni: None };
+        self.waypoint_policy(own, workload.waypoint.iter(), targets, session)?;
+        match l4::hop_to_endpoint(workload, None, to.port(), to.ip()) {
             Some(hop) => self.hop(&hop, &proven(own), ""),
             None => {
                 self.say(Topic::Backend, format!("refused: {} has no address", workload.uid));
@@ -192,17 +226,35 @@ impl Trace<'_> {
         }
     }
 
-    /// What policies point at that are in force at the waypoint `own`.
+    /// The policies over `targets`, and over the waypoint `own` that is one of `declared`.
+    fn waypoint_policy<'b>(
+        &mut self,
+        own: &Workload,
+        declared: impl Iterator<Item = &'b GatewayAddress>,
+        mut targets: Vec<Target>,
+        session: Session<'_>,
+    ) -> Outcome<()> {
+        let at = match self.waypoint(declared, own) {
+            Some(gateway) => {
+                targets.extend(targets::of_gateway(gateway));
+                format!("the waypoint {}", gateway.name)
+            }
+            None => format!("the waypoint {}", own.uid),
+        };
+        self.request_policy(&at, &targets, session)
+    }
+
+    /// The Gateway whose proxy is the waypoint `own`.
     ///
     /// A waypoint's service has the name of its Gateway (Istio's gateway deployment controller).
-    fn waypoint_targets<'b>(
+    fn waypoint<'b>(
         &self,
-        waypoints: impl Iterator<Item = &'b GatewayAddress>,
+        declared: impl Iterator<Item = &'b GatewayAddress>,
         own: &Workload,
-    ) -> Vec<Target> {
+    ) -> Option<&Arc<Gateway>> {
         let discovery = &self.snapshot.discovery;
         let mut services: Vec<_> = own.services.keys().collect();
-        for waypoint in waypoints {
+        for waypoint in declared {
             if let GatewayDestination::Hostname(key) = &waypoint.destination
                 && let Some(Found::Service(service)) = discovery.gateway(waypoint, &own.namespace)
                 && own.services.contains_key(&service.key)
@@ -210,12 +262,11 @@ impl Trace<'_> {
                 services.insert(0, key);
             }
         }
-        let gateway = services.into_iter().find_map(|key| {
+        services.into_iter().find_map(|key| {
             let name = discovery.service(key).map(|service| Arc::clone(&service.name))?;
             let name = format!("{}/{name}", key.namespace).parse::<GatewayName>();
             name.map_or(None, |name| self.snapshot.serving.gateway(&name))
-        });
-        gateway.map(|gateway| targets::of_gateway(gateway).to_vec()).unwrap_or_default()
+        })
     }
 
     fn no_route(&mut self, text: &str, status: Option<u16>) -> Verdict {
@@ -223,20 +274,8 @@ impl Trace<'_> {
         Verdict::Refused(status)
     }
 
-    /// No route is attached: on to the service itself.
-    fn straight(&mut self, place: &Place<'_>, service: &Arc<Service>, port: u16) -> Outcome {
-        let text = format!("no route is attached to {}: straight to it", service.key);
-        self.say(Topic::Route, text);
-        self.leave(place, service, port)
-    }
-
-    fn by_rule(
-        &mut self,
-        place: &Place<'_>,
-        rule: &Arc<Rule>,
-        path: Option<&PathMatch>,
-    ) -> Outcome {
-        self.decide(Topic::Route, format!("rule {} takes it", rule.name), &rule.name);
+    fn by_rule(&mut self, place: &Place<'_>, taken: &Taken) -> Outcome {
+        let (rule, path) = (&taken.rule, taken.path.as_ref());
         self.filters(place, rule, &rule.filters, path)?;
         let roll = self.rolls.roll();
         let chosen = match split::choose(&rule.backends, roll) {
@@ -316,12 +355,12 @@ impl Trace<'_> {
     fn leave(&mut self, place: &Place<'_>, service: &Arc<Service>, port: u16) -> Outcome {
         let discovery = &self.snapshot.discovery;
         let peer = proven(place.own);
-        let vip = service.addresses.first().map(|vip| vip.range.addr());
-        if let Some(vip) = vip
-            && l4::enters_waypoint(place.own, place.kind, service, discovery)
-        {
-            return self.onwards(place.own, &peer, SocketAddr::new(vip, port));
+        if l4::enters_waypoint(place.own, place.kind, service, discovery) {
+            let roll = self.rolls.roll();
+            let way = l4::through_waypoint(place.own, service, port, discovery, roll);
+            return self.follow(way, &peer);
         }
+        let vip = service.addresses.first().map(|vip| vip.range.addr());
         let endpoints = discovery.endpoints(&service.key);
         let candidates = Candidates::of(place.own, service, endpoints, Want::Port(port));
         let chosen = candidates.pick(&mut self.rolls, |_| false);
@@ -344,10 +383,4 @@ impl Trace<'_> {
 fn proven(own: &Workload) -> Peer {
     let ip = own.addresses.first().copied().unwrap_or(IpAddr::from([0, 0, 0, 0]));
     Peer::proven(own.identity.clone(), SocketAddr::new(ip, 0))
-}
-
-/// What a request at a waypoint was for, as policies see it.
-fn local(own: &Workload, authority: &Authority) -> SocketAddr {
-    let ip = authority.ip().or_else(|| own.addresses.first().copied());
-    SocketAddr::new(ip.unwrap_or(IpAddr::from([0, 0, 0, 0])), authority.port())
 }

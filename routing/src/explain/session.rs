@@ -10,7 +10,7 @@ use policy::peer::Peer;
 use super::{Outcome, Topic, Trace, Verdict, peer};
 use crate::balance::{Candidates, Want, address};
 use crate::discovery::{Found, NetworkAddress, TunnelProtocol, Workload};
-use crate::l4::{self, Authority, Dial, Hop, Tunnel};
+use crate::l4::{self, Dial, Hop, Refusal, Tunnel, Way};
 
 impl Trace<'_> {
     pub(super) fn of_workload(&mut self, source: &Arc<Workload>, to: SocketAddr) -> Outcome {
@@ -42,7 +42,12 @@ impl Trace<'_> {
     /// From the tunnel or gateway of `source`, which `peer` is to the next proxy.
     pub(super) fn onwards(&mut self, source: &Workload, peer: &Peer, to: SocketAddr) -> Outcome {
         let roll = self.rolls.roll();
-        let way = match l4::resolve(source, to, &self.snapshot.discovery, roll) {
+        self.follow(l4::resolve(source, to, &self.snapshot.discovery, roll), peer)
+    }
+
+    /// Along the first hop of a way.
+    pub(super) fn follow(&mut self, way: Result<Way, Refusal>, peer: &Peer) -> Outcome {
+        let way = match way {
             Ok(way) => way,
             Err(refusal) => {
                 self.say(Topic::Way, format!("refused: {refusal}"));
@@ -102,25 +107,17 @@ impl Trace<'_> {
         }
         self.waypoints.push(Arc::clone(&own.uid));
         let discovery = &self.snapshot.discovery;
-        match l4::inbound::destined(own, &tunnel.authority, discovery) {
-            Ok(found) => self.through_waypoint(own, found, &tunnel.authority, peer),
+        match l4::inbound::destined(own, peer, &tunnel.authority, discovery) {
+            Ok(destined) => match destined.found {
+                Found::Service(service) => self.service_request(own, service, destined.at, peer),
+                Found::Workload(workload) => {
+                    self.workload_request(own, workload, destined.at, peer)
+                }
+            },
             Err(refusal) => {
                 self.say(Topic::Way, format!("refused by the waypoint: {refusal}"));
                 Err(Verdict::Refused(Some(refusal.status())))
             }
-        }
-    }
-
-    fn through_waypoint(
-        &mut self,
-        own: &Arc<Workload>,
-        found: Found<'_>,
-        authority: &Authority,
-        peer: &Peer,
-    ) -> Outcome {
-        match found {
-            Found::Service(service) => self.service_request(own, service, authority, peer),
-            Found::Workload(workload) => self.workload_request(own, workload, authority, peer),
         }
     }
 

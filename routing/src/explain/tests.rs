@@ -175,13 +175,18 @@ fn a_request_is_followed_through_its_waypoint() {
         Topic::Enrolment,
         Topic::Destination,
         Topic::Way,
-        Topic::RequestPolicy,
         Topic::Route,
+        Topic::RequestPolicy,
         Topic::Backend,
         Topic::Way,
         Topic::SessionPolicy,
     ];
     assert_eq!(topics(&explanation), want);
+    let judged = explanation.steps.iter().find(|step| step.topic == Topic::RequestPolicy);
+    assert_eq!(
+        judged.map(|step| &*step.text),
+        Some("no policy at the waypoint default/waypoint is against it")
+    );
     let none = from_client(&world, &snapshot, "10.96.0.2:80", Some("/other"));
     assert_eq!(none.verdict, Verdict::Refused(Some(404)));
 }
@@ -246,6 +251,14 @@ fn a_request_from_outside_is_followed_through_the_ingress() {
     rules(&mut first);
     let verdict = |snapshot: &Snapshot, path: &str| from_outside(snapshot, 80, &get(path)).verdict;
     assert_eq!(verdict(&first, "/plain"), arrives("server", 8080));
+    let gateway = Scope::Targets(vec![Target::Gateway("default/ingress".into())]);
+    let mut closed = first.clone();
+    closed.serving.put_policy(policy("closed", gateway, Action::Allow, Match::default()));
+    let refused = from_outside(&closed, 80, &get("/plain"));
+    assert_eq!(refused.verdict, Verdict::Refused(Some(403)));
+    let last = refused.steps.last().unwrap();
+    assert!(last.text.starts_with("refused at the gateway default/ingress: "), "{last:?}");
+    assert_eq!(verdict(&closed, "/other"), Verdict::Refused(Some(404)), "as the gateway answers");
     assert_eq!(verdict(&first, "/away"), Verdict::Answered(302));
     assert_eq!(verdict(&first, "/none"), Verdict::Refused(Some(500)));
     assert_eq!(verdict(&first, "/other"), Verdict::Refused(Some(404)));

@@ -9,8 +9,11 @@
 //!
 //! Start at [`arrive`]; a waypoint that takes HBONE itself asks [`destined`].
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+
+use policy::identity::Identity;
+use policy::peer::Peer;
 
 use super::{Authority, OWN_PORTS};
 use crate::discovery::{
@@ -147,30 +150,57 @@ fn fronts_service(local: &Workload, service: &Service, discovery: &Discovery) ->
     waypoints.any(|waypoint| discovery.is_gateway(waypoint, local))
 }
 
-/// What a CONNECT to the waypoint `local` is for: a service or workload that
-/// declared it.
+/// What a CONNECT to a waypoint is for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Destined<'a> {
+    /// The service or workload that was asked for.
+    pub found: Found<'a>,
+    /// The address and port that were asked for; a name stands for its first address.
+    pub at: SocketAddr,
+}
+
+/// What the CONNECT of `peer` to the waypoint `local` is for: a service or
+/// workload that declared it.
 ///
 /// # Errors
 ///
 /// [`InboundRefusal::NotHere`] if the authority stands for nothing, or for
-/// something that did not declare this waypoint.
+/// something that did not declare this waypoint; [`InboundRefusal::NoPort`] for
+/// a service without such a port.
 pub fn destined<'a>(
     local: &Workload,
+    peer: &Peer,
     authority: &Authority,
     discovery: &'a Discovery,
-) -> Result<Found<'a>, InboundRefusal> {
-    let found = match authority {
-        Authority::Address(address) => {
-            let address = NetworkAddress::new(Arc::clone(&local.network), address.ip());
-            behind(local, &address, discovery)
-        }
-        Authority::Name(name, _) => discovery
-            .services_named(name)
-            .iter()
-            .find(|service| fronts_service(local, service, discovery))
-            .map(Found::Service),
+) -> Result<Destined<'a>, InboundRefusal> {
+    let namespace = peer.identity.as_ref().map(Identity::to_namespace);
+    let caller = namespace.as_ref().unwrap_or(&local.namespace);
+    let not_here = || InboundRefusal::NotHere(authority.clone());
+    let ip = authority.ip().map(|ip| ip.to_canonical());
+    let address = ip.map(|ip| NetworkAddress::new(Arc::clone(&local.network), ip));
+    let service = match (authority, &address) {
+        (Authority::Name(name, _), _) => discovery.service_named(name, caller),
+        (Authority::Address(_), Some(address)) => discovery.service_at(address, caller),
+        (Authority::Address(_), None) => None,
     };
-    found.ok_or_else(|| InboundRefusal::NotHere(authority.clone()))
+    let port = authority.port();
+    let at = |ip| SocketAddr::new(ip, port);
+    if let Some(service) = service {
+        if !fronts_service(local, service, discovery) {
+            return Err(not_here());
+        }
+        if service.port(port).is_none() {
+            return Err(InboundRefusal::NoPort(authority.clone()));
+        }
+        let first = || service.addresses.first().map(|vip| vip.range.addr());
+        let ip = ip.or_else(first).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        return Ok(Destined { found: Found::Service(service), at: at(ip) });
+    }
+    let (ip, address) = ip.zip(address).ok_or_else(not_here)?;
+    match behind(local, &address, discovery) {
+        Some(found @ Found::Workload(_)) => Ok(Destined { found, at: at(ip) }),
+        Some(Found::Service(_)) | None => Err(not_here()),
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use policy::authz::{Denied, Permit, Recorded, Target, evaluate_and_record};
 use policy::request::Request;
 
 use super::Serving;
-use crate::discovery::{ServiceKey, Workload, target_port};
+use crate::discovery::{ServiceKey, Workload};
 use crate::gateway::Gateway;
 
 /// What policies over everything that passes `gateway` point at: itself and its class.
@@ -24,11 +24,7 @@ pub fn of_service(service: &ServiceKey) -> Target {
 /// at: every service that targets the port, so that a call by address is no way
 /// around them.
 pub fn of_workload(workload: &Workload, port: u16) -> impl Iterator<Item = Target> {
-    let services = workload.services.iter().filter(move |(_, ports)| {
-        let mut targets = ports.iter().map(|one| target_port(ports, one.service_port));
-        targets.any(|target| target == Some(port))
-    });
-    services.map(|(key, _)| of_service(key))
+    workload.services_on(port).map(|(key, _)| of_service(key))
 }
 
 impl Serving {

@@ -82,17 +82,25 @@ fn a_waypoint_takes_what_declared_it_and_nothing_else() {
         Change::Service(Arc::new(other_service)),
     ]);
     let proxy = world.discovery.workload("Kubernetes//Pod/default/proxy").unwrap();
+    let peer = Peer::proven(world.client.identity.clone(), "10.0.0.9:1".parse().unwrap());
     let name = |authority: &str| {
         let authority = authority.parse().unwrap();
-        destined(proxy, &authority, &world.discovery).map(|found| match found {
-            Found::Service(service) => service.key.to_string(),
-            Found::Workload(workload) => workload.uid.to_string(),
+        destined(proxy, &peer, &authority, &world.discovery).map(|destined| {
+            let name = match destined.found {
+                Found::Service(service) => service.key.to_string(),
+                Found::Workload(workload) => workload.uid.to_string(),
+            };
+            (name, destined.at.to_string())
         })
     };
     let guarded = world.guarded.to_string();
-    assert_eq!(name("10.96.0.2:80"), Ok(guarded.clone()));
-    assert_eq!(name("guarded.default.svc.cluster.local:80"), Ok(guarded));
-    assert_eq!(name("10.0.0.3:8080"), Ok("Kubernetes//Pod/default/behind".into()));
+    let found = |name: &str, at: &str| Ok((name.to_owned(), at.to_owned()));
+    assert_eq!(name("10.96.0.2:80"), found(&guarded, "10.96.0.2:80"));
+    assert_eq!(name("[::ffff:10.96.0.2]:80"), found(&guarded, "10.96.0.2:80"));
+    assert_eq!(name("guarded.default.svc.cluster.local:80"), found(&guarded, "10.96.0.2:80"));
+    let pod = "Kubernetes//Pod/default/behind";
+    assert_eq!(name("10.0.0.3:8080"), found(pod, "10.0.0.3:8080"));
+    assert!(matches!(name("10.96.0.2:81"), Err(InboundRefusal::NoPort(_))));
     for refused in ["10.96.0.7:80", "10.96.0.1:80", "10.0.0.2:80", "1.1.1.1:80", "x.example:80"] {
         assert!(matches!(name(refused), Err(InboundRefusal::NotHere(_))), "{refused}");
     }
