@@ -16,10 +16,18 @@ use rcgen::{
     ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType,
 };
 use routing::backend::Secret;
+use rustls::client::WantsClientCert;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ConfigBuilder, DigitallySignedStruct, SignatureScheme};
 use time::OffsetDateTime;
 use tunnel::credentials::{Authority, AuthorityError, Credential, Credentials};
+
+/// What certificates of the mesh are for.
+const USAGES: [ExtendedKeyUsagePurpose; 2] =
+    [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
 
 /// How long the mesh's certificates last: from their signing back, and on.
 #[derive(Clone, Copy, Debug)]
@@ -125,17 +133,24 @@ impl Issuer {
         let builder = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots);
-        let mut config = match own {
-            None => builder.with_no_client_auth(),
-            Some(own) => {
-                let chain = CertificateDer::pem_slice_iter(&own.certificate_pem);
-                let chain = chain.collect::<Result<Vec<_>, _>>()?;
-                builder
-                    .with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(&own.key_pem)?)?
-            }
-        };
-        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-        Ok(Arc::new(config))
+        finish_client(builder, alpn, own)
+    }
+
+    /// A certificate as a workload's, but with the URI name `uri`, or none, and for the time
+    /// between two moments, counted from now.
+    pub fn leaf(
+        &self,
+        uri: Option<&str>,
+        from: time::Duration,
+        to: time::Duration,
+    ) -> anyhow::Result<Secret> {
+        let mut params = CertificateParams::default();
+        let names = uri.into_iter().map(|uri| anyhow::Ok(SanType::URI(uri.try_into()?)));
+        params.subject_alt_names = names.collect::<anyhow::Result<_>>()?;
+        let now = OffsetDateTime::now_utc();
+        (params.not_before, params.not_after) = (now + from, now + to);
+        params.extended_key_usages = USAGES.to_vec();
+        self.certify("ns/leaf", params)
     }
 
     /// A mesh certificate for `identity`, by the way that proxies take.
@@ -155,8 +170,7 @@ impl Issuer {
         let (life, now) =
             (*self.life.lock().unwrap_or_else(PoisonError::into_inner), OffsetDateTime::now_utc());
         (request.params.not_before, request.params.not_after) = (now - life.past, now + life.left);
-        request.params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        request.params.extended_key_usages = USAGES.to_vec();
         let mut signed = self.signed.lock().unwrap_or_else(PoisonError::into_inner);
         *signed.entry(identity.service_account().to_owned()).or_default() += 1;
         Ok(vec![request.signed_by(&self.root)?.pem(), self.pem()])
@@ -172,5 +186,74 @@ impl Authority for Issuer {
         let signed = self.sign_now(identity, csr);
         let signed = signed.map_err(|error| AuthorityError(error.to_string().into()));
         Box::pin(std::future::ready(signed))
+    }
+}
+
+/// A TLS client that takes any server, offers `alpn` and shows `own` if asked: what the
+/// server says to it is the server's own choice.
+pub fn trusting(alpn: &[&[u8]], own: Option<&Secret>) -> anyhow::Result<Arc<rustls::ClientConfig>> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = Arc::new(Anybody(Arc::clone(&provider)));
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    finish_client(builder, alpn, own)
+}
+
+fn finish_client(
+    builder: ConfigBuilder<rustls::ClientConfig, WantsClientCert>,
+    alpn: &[&[u8]],
+    own: Option<&Secret>,
+) -> anyhow::Result<Arc<rustls::ClientConfig>> {
+    let mut config = match own {
+        None => builder.with_no_client_auth(),
+        Some(own) => {
+            let chain = CertificateDer::pem_slice_iter(&own.certificate_pem);
+            let chain = chain.collect::<Result<Vec<_>, _>>()?;
+            builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(&own.key_pem)?)?
+        }
+    };
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    Ok(Arc::new(config))
+}
+
+/// Believes every server.
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General("the mesh speaks TLS 1.3".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

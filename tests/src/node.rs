@@ -52,6 +52,15 @@ pub const SOON: Duration = Duration::from_secs(20);
 #[derive(Clone, Debug, Default)]
 pub struct Lines(Arc<Mutex<Vec<u8>>>);
 
+impl Lines {
+    /// All of them so far.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
 impl io::Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
@@ -74,6 +83,8 @@ pub struct Tunnel {
     pub metrics: Arc<Metrics>,
     /// Its sessions.
     pub sessions: TaskTracker,
+    /// Its access log.
+    pub lines: Lines,
     registry: Registry,
     workers: TunnelWorkers,
     snapshots: Snapshots,
@@ -99,11 +110,12 @@ impl Tunnel {
         ]);
         let settings = Settings::read(|name| variables.get(name).cloned())?;
         let mut registry = Registry::default();
+        let lines = Lines::default();
         let parts = Parts {
             settings: Arc::new(Settings { limits, ..settings }),
             shared: Arc::default(),
             metrics: Metrics::register(&mut registry),
-            log: LogWriter::start(Lines::default(), false)?,
+            log: LogWriter::start(lines.clone(), false)?,
             sessions: TaskTracker::new(),
         };
         let make = parts.clone();
@@ -119,7 +131,8 @@ impl Tunnel {
         tokio::spawn(async move { protocol::follow(&socket, &served, &ready).await });
         let snapshots = Snapshots::new(Arc::clone(&parts.shared));
         let Parts { shared, metrics, sessions, .. } = parts;
-        Ok(Self { shared, pods, metrics, sessions, registry, workers, snapshots, versions: 0 })
+        let versions = 0;
+        Ok(Self { shared, pods, metrics, sessions, lines, registry, workers, snapshots, versions })
     }
 
     /// Applies a response as the controller's stream would.

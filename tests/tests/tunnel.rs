@@ -13,7 +13,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,10 +25,14 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tunnel::credentials::Credential;
 use tunnel::hbone::{self, client};
+use tunnel::metrics::Cause;
 use tunnel::settings::Limits;
 use waymark_tests::certs::Issuer;
 use waymark_tests::netns::Pod;
 use waymark_tests::node::{SOON, World};
+
+#[path = "tunnel/hostile.rs"]
+mod hostile;
 
 const APPLICATION: u16 = 8080;
 
@@ -86,8 +89,9 @@ impl Target {
         Ok(send)
     }
 
-    fn counter(&self, pick: impl Fn(&tunnel::metrics::Metrics) -> &AtomicU64) -> u64 {
-        pick(&self.world.tunnel(1).unwrap().metrics).load(Ordering::Relaxed)
+    /// Connections and CONNECT requests that were refused for `cause`.
+    fn refused(&self, cause: Cause) -> u64 {
+        self.world.tunnel(1).unwrap().metrics.refused.of(cause)
     }
 
     async fn still_serves(&self, what: &str) {
@@ -124,13 +128,13 @@ async fn what_is_not_hbone_is_closed_and_counted() {
     let handshake = Duration::from_millis(500);
     let hbone = hbone::Limits { handshake, ..hbone::Limits::default() };
     let target = Target::new(Limits { hbone, ..Limits::default() }).await;
-    let openings: [(&str, &[u8]); 4] = [
-        ("silence", b""),
-        ("garbage", &[0xff; 4096]),
-        ("plain HTTP", b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"),
-        ("half a TLS hello", &[0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00]),
+    let openings: [(&str, &[u8], Cause, u64); 4] = [
+        ("silence", b"", Cause::TimedOut, 1),
+        ("garbage", &[0xff; 4096], Cause::Tls, 1),
+        ("plain HTTP", b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", Cause::Tls, 2),
+        ("half a TLS hello", &[0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00], Cause::TimedOut, 2),
     ];
-    for (count, (name, opening)) in openings.into_iter().enumerate() {
+    for (name, opening, cause, count) in openings {
         let mut stream = target.tcp(hbone::PORT).await;
         stream.write_all(opening).await.unwrap();
         let begun = Instant::now();
@@ -138,27 +142,14 @@ async fn what_is_not_hbone_is_closed_and_counted() {
         assert!(begun.elapsed() < Duration::from_secs(5), "{name}: {:?}", begun.elapsed());
         // The peer may see the close before it is counted.
         let counted = async {
-            while target.counter(|metrics| &metrics.failed_handshakes) <= count as u64 {
+            while target.refused(cause) < count {
                 tokio::task::yield_now().await;
             }
         };
         timeout(SOON, counted).await.unwrap_or_else(|_| panic!("{name} is counted"));
-        let failed = target.counter(|metrics| &metrics.failed_handshakes);
-        assert_eq!(failed, count as u64 + 1, "{name} is counted once");
+        assert_eq!(target.refused(cause), count, "{name} is counted once");
         target.still_serves(name).await;
     }
-    let stranger = Issuer::new().unwrap();
-    // In TLS 1.3 the client may be done before the server refuses it.
-    if let Ok(mut send) = target.hbone(&stranger).await {
-        let authority = format!("{}:{APPLICATION}", target.pod.v4);
-        ask(&mut send, connect(&authority)).await.expect_err("a certificate of another root");
-    }
-    let plain = target.world.issuer.client(&[b"h2"], None).unwrap();
-    let connector = tokio_rustls::TlsConnector::from(plain);
-    let name = "server".try_into().unwrap();
-    let tls = connector.connect(name, target.tcp(hbone::PORT).await).await;
-    assert!(tls.is_err(), "neither names nor a client without certificate are taken");
-    target.still_serves("clients without a certificate").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -187,7 +178,16 @@ async fn each_connect_that_breaks_a_rule_is_answered_by_its_status() {
         let word = response.headers().get(hbone::REFUSED);
         assert_eq!(word.is_some(), name == "another pod", "{name}: {word:?}");
     }
-    assert_eq!(target.counter(|metrics| &metrics.refused_connects), 8);
+    let causes = [
+        (Cause::Malformed, 1),
+        (Cause::Foreign, 5),
+        (Cause::Unreachable, 1),
+        (Cause::OtherPod, 1),
+        (Cause::Denied, 0),
+    ];
+    for (cause, count) in causes {
+        assert_eq!(target.refused(cause), count, "{cause:?}");
+    }
 
     let mut large = connect(&format!("{own}:{APPLICATION}"));
     let value = HeaderValue::from_bytes(&vec![b'a'; 40 << 10]).unwrap();
@@ -247,7 +247,7 @@ async fn a_noisy_pod_does_not_starve_its_neighbour() {
     }
     let mut beyond = target.tcp(APPLICATION).await;
     assert!(is_closed(&mut beyond).await, "beyond the share");
-    assert_eq!(target.counter(|metrics| &metrics.over_share), 1);
+    assert_eq!(target.refused(Cause::Overload), 1);
 
     let address = SocketAddr::new(neighbour.ip(false), APPLICATION);
     let listener = neighbour.netns.listen(address).unwrap();

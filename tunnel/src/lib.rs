@@ -35,6 +35,7 @@ pub mod inpod;
 pub mod metrics;
 #[cfg(feature = "node")]
 pub mod proxy;
+pub mod refused;
 #[cfg(feature = "node")]
 pub mod settings;
 #[cfg(feature = "node")]

@@ -18,7 +18,12 @@ use policy::identity::Identity;
 use prometheus_client::registry::Registry;
 use routing::discovery::{Discovery, Service, ServiceKey, Workload};
 
+use crate::refused::Refused;
+
+mod cause;
 mod collect;
+
+pub use cause::Cause;
 
 /// Which end counts.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -143,12 +148,8 @@ pub struct Metrics {
     pub pods_started: AtomicU64,
     /// Pods whose serving ended.
     pub pods_stopped: AtomicU64,
-    /// Connections that were closed because their pod has its share already.
-    pub over_share: AtomicU64,
-    /// Connections of which no session came: handshakes that failed or took too long.
-    pub failed_handshakes: AtomicU64,
-    /// CONNECT requests that were refused before a session began.
-    pub refused_connects: AtomicU64,
+    /// Connections and CONNECT requests of which no session came.
+    pub refused: Refused<Cause>,
 }
 
 impl Metrics {

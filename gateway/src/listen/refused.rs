@@ -2,18 +2,7 @@
 
 //! Connections and streams that were refused before they were anybody's.
 //!
-//! Counts them by cause; the first of each cause is logged as a warning, the
-//! rest only when debugging, so that a scan of the port does not fill the log.
-
-use std::fmt;
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
-use prometheus_client::metrics::MetricType;
-
-use crate::dial::with_causes;
+//! Owns the causes; they are counted and logged as by the tunnel.
 
 /// Why a connection or stream was refused.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -38,8 +27,8 @@ pub(crate) enum Cause {
     Connect,
 }
 
-impl Cause {
-    const ALL: [Self; 9] = [
+impl tunnel::refused::Cause for Cause {
+    const ALL: &'static [Self] = &[
         Self::Socket,
         Self::Overload,
         Self::NoListener,
@@ -67,36 +56,4 @@ impl Cause {
 }
 
 /// How many were refused, by cause.
-#[derive(Debug, Default)]
-pub(crate) struct Refused([AtomicU64; Cause::ALL.len()]);
-
-impl Refused {
-    /// Counts one, and tells of it.
-    pub(crate) fn note(&self, cause: Cause, error: &dyn std::error::Error, peer: SocketAddr) {
-        let place = Cause::ALL.iter().position(|one| *one == cause);
-        let Some(count) = place.and_then(|place| self.0.get(place)) else { return };
-        let (cause, error) = (cause.as_str(), with_causes(error));
-        if count.fetch_add(1, Ordering::Relaxed) == 0 {
-            tracing::warn!(cause, error, %peer, "connection refused; the next ones are counted");
-        } else {
-            tracing::debug!(cause, error, %peer, "connection refused");
-        }
-    }
-}
-
-impl Collector for Refused {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut metric = encoder.encode_descriptor(
-            "waymark_connections_refused",
-            "Connections and streams refused before they were routed",
-            None,
-            MetricType::Counter,
-        )?;
-        for (cause, count) in Cause::ALL.iter().zip(&self.0) {
-            let labels = [("cause", cause.as_str())];
-            let count = count.load(Ordering::Relaxed);
-            metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
-        }
-        Ok(())
-    }
-}
+pub(crate) type Refused = tunnel::refused::Refused<Cause>;

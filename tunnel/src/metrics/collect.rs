@@ -164,24 +164,9 @@ impl Metrics {
             let mut gauge = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             gauge.encode_gauge(&value.load(Ordering::Relaxed))?;
         }
-        let counters: [(&str, &str, &AtomicU64); 5] = [
+        let counters: [(&str, &str, &AtomicU64); 2] = [
             ("workload_manager_proxies_started", "Pods whose serving began", &self.pods_started),
             ("workload_manager_proxies_stopped", "Pods whose serving ended", &self.pods_stopped),
-            (
-                "waymark_tunnel_over_share",
-                "Connections closed because their pod has its share already",
-                &self.over_share,
-            ),
-            (
-                "waymark_tunnel_failed_handshakes",
-                "HBONE connections that failed before a session",
-                &self.failed_handshakes,
-            ),
-            (
-                "waymark_tunnel_refused_connects",
-                "CONNECT requests refused before a session",
-                &self.refused_connects,
-            ),
         ];
         for (name, help, value) in counters {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
@@ -194,6 +179,7 @@ impl Metrics {
 impl Collector for Metrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
         self.encode_series(&mut encoder)?;
-        self.encode_process(&mut encoder)
+        self.encode_process(&mut encoder)?;
+        self.refused.encode(encoder)
     }
 }

@@ -27,10 +27,10 @@ use super::passthrough::{EarlyError, workload_at};
 use super::session::{Record, Watched};
 use super::{application, headers};
 use crate::credentials::Held;
-use crate::hbone::server::{self, Connect, Connection};
+use crate::hbone::server::{self, AcceptError, Connect, Connection, ConnectionError};
 use crate::hbone::{BAGGAGE, FORWARDED, POD_UID, REFUSED_UID};
 use crate::inpod::pods::Pod;
-use crate::metrics::{Flag, Reporter, Traffic, count};
+use crate::metrics::{Cause, Flag, Reporter, Traffic};
 use crate::share::Turn;
 use crate::sys;
 
@@ -63,6 +63,17 @@ impl Refused {
         }
     }
 
+    fn cause(&self) -> Cause {
+        match self {
+            Self::Authority(_) => Cause::Malformed,
+            Self::UnknownPod => Cause::UnknownPod,
+            Self::OtherPod => Cause::OtherPod,
+            Self::Place(_) => Cause::Foreign,
+            Self::Denied(_) => Cause::Denied,
+            Self::Dial(_) => Cause::Unreachable,
+        }
+    }
+
     fn word(&self) -> Option<&'static str> {
         matches!(self, Self::OtherPod).then_some(REFUSED_UID)
     }
@@ -78,21 +89,18 @@ impl Refused {
 
 pub(super) async fn serve(core: &Rc<Core>, pod: &Arc<Pod>, stream: TcpStream, peer: SocketAddr) {
     let Some(turn) = pod.share.handshake() else {
-        count(&core.metrics.process().over_share);
+        core.metrics.process().refused.count(Cause::Overload);
         return;
     };
     let Ok(connected) = stream.local_addr().map(sys::canonical) else { return };
-    let early = |why: &dyn std::error::Error| {
-        count(&core.metrics.process().failed_handshakes);
-        core.closed_early(Reporter::Destination, peer, connected, why);
-    };
+    let refuse = |cause, why: &dyn std::error::Error| core.refused(cause, (peer, connected), why);
     let Some(held) = own_credential(core, pod).await else {
-        return early(&EarlyError::UnknownPod);
+        return refuse(Cause::UnknownPod, &EarlyError::UnknownPod);
     };
     let limits = &core.settings.limits;
     let credential = match held.wait(limits.patience).await {
         Ok(credential) => credential,
-        Err(why) => return early(&why),
+        Err(why) => return refuse(Cause::Certificate, &why),
     };
     let accepted = Box::pin(server::accept(stream, peer, &credential, &limits.hbone)).await;
     match accepted {
@@ -100,7 +108,23 @@ pub(super) async fn serve(core: &Rc<Core>, pod: &Arc<Pod>, stream: TcpStream, pe
             drop(turn);
             Box::pin(take_all(core, pod, connection, connected)).await;
         }
-        Err(why) => early(&why),
+        Err(why) => refuse(cause_of(&why), &why),
+    }
+}
+
+fn cause_of(error: &AcceptError) -> Cause {
+    match error {
+        AcceptError::Tls(_) | AcceptError::Certificate(_) => Cause::Tls,
+        AcceptError::Http2(_) => Cause::Http2,
+        AcceptError::TimedOut => Cause::TimedOut,
+    }
+}
+
+/// What the peer did wrong, if it did: a connection that just broke is nobody's fault.
+fn fault_of(error: &ConnectionError) -> Option<Cause> {
+    match error {
+        ConnectionError::Http2(error) => (!error.is_io()).then_some(Cause::Http2),
+        ConnectionError::Silent(_) => Some(Cause::Silent),
     }
 }
 
@@ -137,13 +161,16 @@ async fn take_all(
                     });
                 }
                 None => {
-                    count(&core.metrics.process().over_share);
+                    core.metrics.process().refused.count(Cause::Overload);
                     connect.refuse(StatusCode::SERVICE_UNAVAILABLE, None);
                 }
             },
             Ok(None) => return,
             Err(error) => {
                 tracing::debug!(%error, peer = %peer.address, "HBONE connection has failed");
+                if let Some(cause) = fault_of(&error) {
+                    core.refused(cause, (peer.address, connected), &error);
+                }
                 return;
             }
         }
@@ -170,8 +197,7 @@ async fn session(
     let admitted = match admit(core, pod, peer, (connected, &text, &connect), &mut record).await {
         Ok(admitted) => admitted,
         Err(refused) => {
-            count(&core.metrics.process().refused_connects);
-            core.failed(&record, refused.flag(), &refused);
+            core.refused_connect(&record, (refused.cause(), refused.flag()), &refused);
             return connect.refuse(refused.status(), refused.word());
         }
     };

@@ -21,7 +21,7 @@ use tokio::io::unix::AsyncFd;
 use super::{Core, TunnelWorkers, inbound, outbound, passthrough};
 use crate::dns;
 use crate::inpod::pods::Pod;
-use crate::metrics::count;
+use crate::metrics::Cause;
 use crate::settings::Settings;
 use crate::sys::{self, SocketSettings};
 
@@ -144,7 +144,7 @@ fn hand_over(
     (way, socket, peer): (Way, TcpStream, SocketAddr),
 ) {
     let Some(turn) = pod.share.session() else {
-        count(&core.metrics.process().over_share);
+        core.metrics.process().refused.count(Cause::Overload);
         return;
     };
     let Some(worker) = workers.least_loaded() else { return };

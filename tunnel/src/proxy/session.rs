@@ -20,7 +20,7 @@ use super::carry::{self, Side};
 use crate::access_log::{Fields, Level};
 use crate::inpod::pods::Pod;
 use crate::inpod::sessions::OpenSession;
-use crate::metrics::{Flag, Reporter, Traffic};
+use crate::metrics::{Cause, Flag, Reporter, Traffic};
 
 /// Why a session ended other than by its ends.
 #[derive(Debug, thiserror::Error)]
@@ -114,9 +114,29 @@ impl Record {
 }
 
 impl Core {
-    /// Notes a session that never began.
+    /// Counts and notes a session that never began.
     pub(super) fn failed(&self, record: &Record, flag: Flag, why: &dyn std::error::Error) {
         self.metrics.failed(&record.traffic, flag);
+        self.note_failed(record, why);
+    }
+
+    /// Counts a CONNECT that was refused. What policy or the application refused is always
+    /// noted; of other causes the first one is, the rest only when debugging.
+    pub(super) fn refused_connect(
+        &self,
+        record: &Record,
+        (cause, flag): (Cause, Flag),
+        why: &dyn std::error::Error,
+    ) {
+        self.metrics.failed(&record.traffic, flag);
+        let first = self.metrics.process().refused.count(cause);
+        let always = matches!(cause, Cause::Denied | Cause::Unreachable);
+        if always || first || tracing::enabled!(target: "access", tracing::Level::DEBUG) {
+            self.note_failed(record, why);
+        }
+    }
+
+    fn note_failed(&self, record: &Record, why: &dyn std::error::Error) {
         if !tracing::enabled!(target: "access", tracing::Level::ERROR) {
             return;
         }
@@ -126,6 +146,20 @@ impl Core {
         fields.text("duration", &format!("{}ms", record.start.elapsed().as_millis()));
         fields.text("error", &chain(why));
         self.log.access(Level::Error, "connection complete", &fields);
+    }
+
+    /// Counts an HBONE connection that was refused before it was anybody's; the first of
+    /// each cause is noted, the rest only when debugging.
+    pub(super) fn refused(
+        &self,
+        cause: Cause,
+        (peer, connected): (SocketAddr, SocketAddr),
+        why: &dyn std::error::Error,
+    ) {
+        let first = self.metrics.process().refused.count(cause);
+        if first || tracing::enabled!(target: "access", tracing::Level::DEBUG) {
+            self.closed_early(Reporter::Destination, peer, connected, why);
+        }
     }
 
     /// Notes a connection that was closed before anything was known of it.
