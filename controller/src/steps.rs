@@ -149,11 +149,17 @@ impl Steps {
             && now.as_ref().is_none_or(|(uid, _)| uid != old)
         {
             moved.extend(self.set(stores, old, Step::Settled, moment));
+            stores.facts.forget(old);
         }
         let Some((uid, now)) = now else { return moved };
         let known = before.filter(|(old, _)| *old == uid).map(|(_, inside)| inside);
-        let next = pods::next(known, now, &stores.facts.step(&uid), stores.facts.pod(&uid));
-        let proven = stores.facts.pod(&uid).is_some_and(|fact| fact.state == PodState::Enrolled);
+        let facts = &stores.facts;
+        let next = pods::next(known, now, &facts.step(&uid), facts.pod(&uid), facts.told(&uid));
+        moved.extend(stores.facts.tell(&uid, pods::telling(now.inside, &next)));
+        let told = stores.facts.told(&uid);
+        let proven = stores.facts.pod(&uid).is_some_and(|fact| {
+            fact.state == PodState::Enrolled && fact.observed_generation >= told.generation
+        });
         if next == Step::Joining && stores.facts.step(&uid) != Step::Joining {
             // What clients acknowledge of an earlier step says nothing of this one.
             self.acks.remove(&uid);
@@ -194,12 +200,17 @@ impl Steps {
             | Step::Opening
             | Step::Releasing => Step::Settled,
         };
-        due.iter()
-            .filter_map(|what| {
-                let next = after(stores.facts.step(what));
-                self.set(stores, what, next, moment)
-            })
-            .collect()
+        let mut moved = Vec::new();
+        for what in &due {
+            let step = stores.facts.step(what);
+            if matches!(step, Step::Joining | Step::Releasing) {
+                moved.extend(
+                    stores.facts.tell(what, pods::telling(step == Step::Joining, &Step::Settled)),
+                );
+            }
+            moved.extend(self.set(stores, what, after(step), moment));
+        }
+        moved
     }
 
     /// Tells whether pods that come in together with others are not captured yet: a label on a

@@ -108,6 +108,7 @@ impl Bookinfo {
             older_connections: 0,
             repairs: 0,
             plain_inbound: false,
+            observed_generation: 0,
         };
         self.stores.facts.set_pod(&format!("{deployment}-uid"), Some(fact));
     }

@@ -121,6 +121,7 @@ async fn a_pod_takes_hbone_once_its_agent_has_proven_it_and_still_after_a_restar
     let state = |name: &str| PodState {
         uid: uid("app", name),
         state: State::Enrolled.into(),
+        observed_generation: node_pod.generation,
         ..Default::default()
     };
     let pods = vec![state("web-1"), state("far-1")];

@@ -29,6 +29,8 @@ pub struct NodePod {
     pub bypass_inbound: bool,
     /// Plain traffic to the pod is refused.
     pub strict: bool,
+    /// Counts what the agent is told of the pod where the order of steps depends on it.
+    pub generation: u64,
 }
 
 /// Where the kubelet probes a pod or calls a lifecycle hook.
@@ -64,6 +66,8 @@ pub struct PodState {
     pub repairs: u32,
     /// Plain connections to the pod are not captured.
     pub plain_inbound: bool,
+    /// Generation of the [`NodePod`] whose rules are in force; 0 before any were.
+    pub observed_generation: u64,
 }
 
 /// Steps of a pod into the mesh and out of it.

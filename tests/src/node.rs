@@ -361,6 +361,7 @@ impl World {
             dns: true,
             bypass_inbound: false,
             strict: false,
+            generation: 1,
         });
         let standing = node.agent.place(&uid, &pod.netns.path(), addresses, SOON).await?;
         if standing != Standing::Enrolled {

@@ -270,6 +270,7 @@ fn spec(uid: &str, pod: &Pod) -> PodSpec {
         dns: true,
         bypass_inbound: false,
         strict: false,
+        generation: 1,
     }
 }
 

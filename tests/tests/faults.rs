@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use waymark_tests::load::{Report, Until, http};
 use waymark_tests::world::World;
 
@@ -132,6 +132,30 @@ fn edits_of_routes_and_policies_cost_no_request() -> Result<()> {
     })?;
     world.write("zz-deny.yaml", "# nothing\n")?;
     world.until("reviews are back", SOON, |world| served_by(world, "reviews-v"))?;
+    Ok(())
+}
+
+#[test]
+fn release_and_enrolment_cost_no_request() -> Result<()> {
+    let _turn = turn();
+    let world = bookinfo(&[])?;
+    let hbone = |world: &World| {
+        let output = world.waymark(&["workloads"]).map(|output| output.stdout).unwrap_or_default();
+        String::from_utf8_lossy(&output).matches("HBONE").count()
+    };
+    ensure!(hbone(&world) == 6, "six pods of Bookinfo are in the mesh");
+    let reports = under_load(&world, || {
+        for _ in 0..3 {
+            world.edit("00-namespace.yaml", "dataplane-mode: ambient", "dataplane-mode: none")?;
+            world.until("no pod is in the mesh", SOON, |world| hbone(world) == 0)?;
+            world.edit("00-namespace.yaml", "dataplane-mode: none", "dataplane-mode: ambient")?;
+            world.until("all pods are in the mesh", SOON, |world| {
+                hbone(world) == 6 && world.all_ready()
+            })?;
+        }
+        Ok(())
+    })?;
+    nothing_lost(&reports, "label off and on");
     Ok(())
 }
 

@@ -125,6 +125,7 @@ fn apply(stores: &mut Stores, edit: &Edit) -> Vec<ReadKey> {
                 older_connections: 0,
                 repairs: 0,
                 plain_inbound: false,
+                observed_generation: 0,
             };
             stores.facts.set_pod("u1", Some(fact)).into_iter().collect()
         }

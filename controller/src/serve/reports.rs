@@ -65,6 +65,7 @@ pub fn apply(report: &Report, state: &mut State) -> Vec<ReadKey> {
             older_connections: said.older_connections,
             repairs: said.repairs,
             plain_inbound: said.plain_inbound,
+            observed_generation: said.observed_generation,
         };
         touched.extend(state.stores.facts.set_pod(&said.uid, Some(fact)));
     }

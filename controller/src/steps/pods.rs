@@ -16,7 +16,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::settings::Mesh;
-use crate::store::facts::{PodFact, PodState, Step};
+use crate::store::facts::{PodFact, PodState, Step, Telling, Told};
 use crate::store::lookup::Lookup;
 use crate::store::{Name, Stores};
 use crate::translate::pod;
@@ -41,6 +41,26 @@ pub(super) fn belonging(name: &Name, stores: &Stores, mesh: &Mesh) -> Option<(St
     Some((uid, Belonging { inside, in_use: pod::is_ready(found) }))
 }
 
+/// Tells whether the agent lets plain connections past since it was told to: it may still be
+/// about to do what it was told before.
+fn takes_plain(fact: &PodFact, told: Told) -> bool {
+    told.what == Telling::Open && fact.plain_inbound && fact.observed_generation == told.generation
+}
+
+/// What the agent is told at a step.
+pub(super) fn telling(inside: bool, step: &Step) -> Telling {
+    match step {
+        Step::Joining | Step::Opening | Step::Releasing => Telling::Open,
+        Step::Waiting | Step::Published | Step::Settled | Step::Leaving(_) | Step::Left(_) => {
+            if inside {
+                Telling::Whole
+            } else {
+                Telling::Nothing
+            }
+        }
+    }
+}
+
 /// Namespace and name of a pod.
 pub(super) fn name(found: &Pod) -> Name {
     let meta = &found.metadata;
@@ -56,9 +76,14 @@ pub(super) fn next(
     now: Belonging,
     step: &Step,
     fact: Option<&PodFact>,
+    told: Told,
 ) -> Step {
-    let proven = fact.is_some_and(|fact| fact.state == PodState::Enrolled);
-    let plain = fact.is_none_or(|fact| fact.plain_inbound);
+    let stays = before.is_none() || told.what != Telling::Nothing;
+    let proven = fact.is_some_and(|fact| {
+        let now = stays && fact.observed_generation >= told.since;
+        fact.state == PodState::Enrolled && now
+    });
+    let plain = fact.is_none_or(|fact| takes_plain(fact, told));
     match (step, now.inside) {
         (Step::Joining, true) => Step::Joining,
         // Clients may have been told that it takes plain bytes.

@@ -43,8 +43,14 @@ impl Course {
         self.stores.facts.step(SERVICE)
     }
 
-    /// An agent reports; nothing more is acknowledged.
+    /// An agent reports what it was told last; nothing more is acknowledged.
     fn fact(&mut self, uid: &str, fact: PodFact) {
+        let observed_generation = self.stores.facts.told(uid).generation;
+        self.late_fact(uid, PodFact { observed_generation, ..fact });
+    }
+
+    /// An agent reports; nothing more is acknowledged.
+    fn late_fact(&mut self, uid: &str, fact: PodFact) {
         let touched: Vec<ReadKey> =
             self.stores.facts.set_pod(uid, Some(fact)).into_iter().collect();
         self.settle(&touched, 0, Duration::ZERO);
@@ -154,8 +160,9 @@ fn an_agent_is_told_to_let_a_pod_go_after_the_clients() {
         older_connections: 0,
         repairs: 0,
         plain_inbound: false,
+        observed_generation: 0,
     };
-    course.stores.facts.set_pod("u1", Some(fact.clone()));
+    course.fact("u1", fact.clone());
     course.put(&namespace("none"), 10);
     assert_eq!(course.stores.facts.step("u1"), Step::Opening, "clients still send HBONE");
     course.fact("u1", PodFact { plain_inbound: true, ..fact });
@@ -175,6 +182,7 @@ fn report(state: PodState, plain_inbound: bool) -> PodFact {
         older_connections: 0,
         repairs: 0,
         plain_inbound,
+        observed_generation: 0,
     }
 }
 
@@ -274,4 +282,29 @@ fn pods_that_come_together_are_all_captured_before_one_takes_no_plain_bytes() {
     course.fact("u2", report(PodState::Enrolled, true));
     course.settle(&[], 1000, Duration::ZERO);
     assert_eq!(course.stores.facts.step("u2"), Step::Settled);
+}
+
+#[test]
+fn a_report_from_before_the_agent_was_told_counts_for_nothing() {
+    let mut course = Course::new(&(labelled("none") + &pod_of_mesh("True")));
+    course.put(&labelled("ambient"), 10);
+    course.fact("u1", report(PodState::Enrolled, true));
+    let before = course.stores.facts.pod("u1").cloned().unwrap();
+    course.settle(&[], 1000, Duration::ZERO);
+    assert_eq!(course.stores.facts.step("u1"), Step::Settled);
+    // The agent is about to capture it whole, and has not said so yet.
+    course.put(&labelled("none"), 10);
+    course.late_fact("u1", PodFact { repairs: 1, ..before });
+    assert_eq!(course.stores.facts.step("u1"), Step::Opening, "it may take no plain bytes");
+    course.fact("u1", report(PodState::Enrolled, true));
+    course.settle(&[], 1000, Duration::ZERO);
+    assert_eq!(course.stores.facts.step("u1"), Step::Settled);
+    // It is about to be let go, and its agent has not said so yet.
+    course.put(&labelled("ambient"), 10);
+    assert_eq!(course.stores.facts.step("u1"), Step::Joining, "it was proven for another stay");
+    course.settle(&[], 1000, Duration::ZERO);
+    assert_eq!(course.stores.facts.step("u1"), Step::Joining);
+    course.fact("u1", report(PodState::Enrolled, true));
+    course.settle(&[], 2000, Duration::ZERO);
+    assert_eq!(course.stores.facts.step("u1"), Step::Settled);
 }

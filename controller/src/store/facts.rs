@@ -36,6 +36,9 @@ pub struct PodFact {
     /// Plain connections to the pod are not captured.
     #[serde(default)]
     pub plain_inbound: bool,
+    /// Generation of what the agent was told whose rules are in force; see [`Told`].
+    #[serde(default)]
+    pub observed_generation: u64,
 }
 
 /// How far the enrolment of a pod is.
@@ -76,11 +79,38 @@ pub enum Step {
     Releasing,
 }
 
+/// What the agent of a pod is told, as far as the order of steps depends on it.
+///
+/// A report that was under way while the agent was told something else says nothing of it; so
+/// each such change has a number, and reports name that of the rules in force.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Told {
+    /// What.
+    pub what: Telling,
+    /// Counts the changes.
+    pub generation: u64,
+    /// Generation since which the agent is told of the pod without a break.
+    pub since: u64,
+}
+
+/// What an agent is told of a pod.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Telling {
+    /// Nothing: it is outside.
+    #[default]
+    Nothing,
+    /// To leave plain connections to it alone.
+    Open,
+    /// To capture it whole.
+    Whole,
+}
+
 /// All facts.
 #[derive(Debug, Default)]
 pub struct Facts {
     pods: HashMap<Arc<str>, PodFact>,
     steps: HashMap<Arc<str>, Step>,
+    told: HashMap<Arc<str>, Told>,
 }
 
 impl Facts {
@@ -97,6 +127,37 @@ impl Facts {
     /// Step of a service, by key, or of a pod, by UID.
     pub fn step(&self, what: &str) -> Step {
         self.steps.get(what).cloned().unwrap_or_default()
+    }
+
+    /// What the agent of the pod with this UID is told.
+    pub fn told(&self, uid: &str) -> Told {
+        self.told.get(uid).copied().unwrap_or_default()
+    }
+
+    /// The agent is to be told `what`; returns the touched key if that is new.
+    pub fn tell(&mut self, uid: &str, what: Telling) -> Option<ReadKey> {
+        let before = self.told.get(uid).copied();
+        if before.unwrap_or_default().what == what {
+            return None;
+        }
+        let generation = match (before, self.pods.get(uid)) {
+            (Some(before), _) => before.generation + 1,
+            // Told by an earlier controller.
+            (None, Some(fact)) if fact.observed_generation > 0 => fact.observed_generation,
+            (None, _) => 1,
+        };
+        let since = match before {
+            Some(before) if before.what != Telling::Nothing => before.since,
+            Some(_) | None => generation,
+        };
+        let uid: Arc<str> = uid.into();
+        self.told.insert(Arc::clone(&uid), Told { what, generation, since });
+        Some(ReadKey::Fact(FactKey::Step(uid)))
+    }
+
+    /// The pod with this UID is gone.
+    pub fn forget(&mut self, uid: &str) {
+        self.told.remove(uid);
     }
 
     /// Takes the state of one pod, or forgets it; returns the touched key if it changed.

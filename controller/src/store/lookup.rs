@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use super::facts::{FactKey, PodFact, Step};
+use super::facts::{FactKey, PodFact, Step, Told};
 use super::index::Index;
 use super::{Key, Name, ReadKey, Stored, Stores};
 use crate::output::OutputKey;
@@ -82,6 +82,12 @@ impl<'a> Lookup<'a> {
     pub fn step(&mut self, what: &str) -> Step {
         self.reads.insert(ReadKey::Fact(FactKey::Step(what.into())));
         self.stores.facts.step(what)
+    }
+
+    /// What the agent of a pod is told.
+    pub fn told(&mut self, uid: &str) -> Told {
+        self.reads.insert(ReadKey::Fact(FactKey::Step(uid.into())));
+        self.stores.facts.told(uid)
     }
 
     /// Leaves an output as it was, if the translator made it before: what it would be made of

@@ -44,6 +44,7 @@ pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
         dns_capture: !is_false(label(annotations, api::DNS_CAPTURE)),
         bypass_inbound: changing || is_true(label(annotations, api::BYPASS_INBOUND)),
         strict: holds.strict,
+        generation: look.told(uid).generation,
     };
     vec![Config::output(Resource::NodePod(told), Scope::Node(node.as_str().into()))]
 }

@@ -90,7 +90,12 @@ fn base(name: &Name, object: &Pod, look: &mut Lookup<'_>) -> Option<Workload> {
 /// Tells whether the pod's capture is proven.
 fn takes_hbone(object: &Pod, look: &mut Lookup<'_>) -> bool {
     let uid = object.metadata.uid.as_deref().unwrap_or_default();
-    let proven = look.pod(uid).map(|fact| fact.state);
+    let since = look.told(uid).since;
+    let proven = look.pod(uid).map(|fact| match fact.state {
+        // Of an earlier stay in the mesh.
+        PodState::Enrolled if fact.observed_generation < since => PodState::Pending,
+        state => state,
+    });
     let said = label(object.metadata.annotations.as_ref(), api::REDIRECTION) == Some("enabled");
     match proven {
         // One that is to leave takes plain bytes before clients are told of it as plain, and

@@ -39,6 +39,7 @@ pub fn read_pod(message: &wire::NodePod) -> Result<NodePod, WireError> {
         dns_capture: message.dns_capture,
         bypass_inbound: message.bypass_inbound,
         strict: message.strict,
+        generation: message.generation,
     })
 }
 
@@ -58,6 +59,7 @@ pub fn write_pod(pod: &NodePod) -> wire::NodePod {
         dns_capture: pod.dns_capture,
         bypass_inbound: pod.bypass_inbound,
         strict: pod.strict,
+        generation: pod.generation,
     }
 }
 
@@ -83,6 +85,7 @@ pub fn read_report(message: &wire::NodeReport) -> Result<NodeReport, WireError> 
             older_connections: state.older_connections,
             repairs: state.repairs,
             plain_inbound: state.plain_inbound,
+            observed_generation: state.observed_generation,
         })
     };
     Ok(NodeReport {
@@ -108,6 +111,7 @@ pub fn write_report(report: &NodeReport) -> wire::NodeReport {
             older_connections: state.older_connections,
             repairs: state.repairs,
             plain_inbound: state.plain_inbound,
+            observed_generation: state.observed_generation,
         }
     };
     wire::NodeReport {
@@ -138,6 +142,7 @@ mod tests {
             dns_capture: true,
             bypass_inbound: false,
             strict: true,
+            generation: 7,
         }
     }
 
@@ -172,6 +177,7 @@ mod tests {
             older_connections: 1,
             repairs: 2,
             plain_inbound: true,
+            observed_generation: 3,
         });
         let report = NodeReport { node: "n".into(), pods: pods.collect() };
         let mut message = write_report(&report);

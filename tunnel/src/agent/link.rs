@@ -209,6 +209,7 @@ fn pod_state(pod: PodReport) -> PodState {
         older_connections: u32::try_from(pod.older).unwrap_or(u32::MAX),
         repairs: pod.repairs,
         plain_inbound: pod.plain_inbound,
+        observed_generation: pod.observed,
     }
 }
 

@@ -87,6 +87,8 @@ pub struct PodReport {
     pub repairs: u32,
     /// Plain connections to the pod are not captured.
     pub plain_inbound: bool,
+    /// Generation of the description whose rules are in force; 0 before any were.
+    pub observed: u64,
 }
 
 /// Why a plug-in's call cannot be served.
@@ -296,6 +298,7 @@ impl Node {
                     older: status.older.len(),
                     repairs: status.repairs,
                     plain_inbound: status.plain_inbound,
+                    observed: status.observed,
                 }
             };
             pods.iter().map(report).collect()
@@ -312,6 +315,7 @@ impl Node {
                     phase: status.phase,
                     older: status.older.clone(),
                     repairs: status.repairs,
+                    observed: status.observed,
                 };
                 let place = entry.place.as_ref();
                 Record {

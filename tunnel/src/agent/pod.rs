@@ -91,6 +91,8 @@ pub struct Status {
     pub repairs: u32,
     /// Plain connections to the pod are not captured.
     pub plain_inbound: bool,
+    /// Generation of the description whose rules are in force; 0 before any were.
+    pub observed: u64,
 }
 
 impl Status {
@@ -98,10 +100,11 @@ impl Status {
     #[must_use]
     pub fn new(remains: &Remains) -> Self {
         let course = Course::resumed(remains.phase, remains.repairs);
-        Self::of(&course, 0, true, &remains.older)
+        let rules = InForce { inbound: true, generation: remains.observed };
+        Self::of(&course, 0, rules, &remains.older)
     }
 
-    fn of(course: &Course, heard: u64, inbound: bool, older: &BTreeSet<Connection>) -> Self {
+    fn of(course: &Course, heard: u64, rules: InForce, older: &BTreeSet<Connection>) -> Self {
         let (standing, reason) = course.standing();
         Self {
             want: course.wanted(),
@@ -111,8 +114,9 @@ impl Status {
             reason,
             older: older.clone(),
             repairs: course.repairs(),
-            plain_inbound: !(inbound
+            plain_inbound: !(rules.inbound
                 && matches!(course.phase(), Phase::Captured | Phase::Enrolled)),
+            observed: rules.generation,
         }
     }
 }
@@ -126,6 +130,18 @@ pub struct Remains {
     pub older: BTreeSet<Connection>,
     /// Repairs so far.
     pub repairs: u32,
+    /// Generation of the description whose rules were in force.
+    #[serde(default)]
+    pub observed: u64,
+}
+
+/// What is known of the rules that were set last.
+#[derive(Clone, Copy, Debug)]
+struct InForce {
+    /// They capture plain inbound connections.
+    inbound: bool,
+    /// Generation of the description that they follow.
+    generation: u64,
 }
 
 /// The task's own state.
@@ -139,8 +155,7 @@ struct Pod {
     watch: Option<RuleWatch>,
     /// What was in force right after the rules were set.
     in_force: Option<Value>,
-    /// The rules that were set last capture plain inbound connections.
-    inbound: bool,
+    rules: InForce,
     older: BTreeSet<Connection>,
 }
 
@@ -165,7 +180,7 @@ pub async fn run(
         watch: None,
         in_force: None,
         // What an earlier agent set is set anew at once; until then the word is not taken back.
-        inbound: remains.phase != Phase::Outside,
+        rules: InForce { inbound: remains.phase != Phase::Outside, generation: remains.observed },
         older: remains.older,
     };
     loop {
@@ -238,7 +253,7 @@ impl Pod {
     }
 
     fn publish(&self, status: &watch::Sender<Status>) {
-        let now = Status::of(&self.course, self.heard, self.inbound, &self.older);
+        let now = Status::of(&self.course, self.heard, self.rules, &self.older);
         let changed = status.send_if_modified(|last| {
             if *last == now {
                 return false;
@@ -309,15 +324,17 @@ impl Pod {
 
     async fn capture(&mut self) -> Result<Outcome, String> {
         let namespace = self.namespace()?;
-        let capture = self.spec()?.capture(&self.addresses());
+        let spec = self.spec()?;
+        let capture = spec.capture(&self.addresses());
+        let rules = InForce { inbound: capture.inbound, generation: spec.generation };
         let first = self.course.phase() == Phase::Handed;
-        if first || capture.inbound && !self.inbound {
+        if first || capture.inbound && !self.rules.inbound {
             self.older.extend(Sockets::of(&namespace).map_err(text)?.of_application());
         }
         self.watch = None;
         self.tools.host.set(&self.uid, capture.probes.clone()).await.map_err(text)?;
         capture::apply(&namespace, &capture).await.map_err(text)?;
-        self.inbound = capture.inbound;
+        self.rules = rules;
         // Followed before it is read, so that no change falls in between.
         self.watch = Some(RuleWatch::open(&namespace).map_err(text)?);
         self.in_force = Some(capture::in_force(&namespace).await.map_err(text)?);
@@ -396,7 +413,7 @@ impl Pod {
         capture::remove(&*self.namespace()?).await.map_err(text)?;
         self.tools.host.forget(&self.uid).await.map_err(text)?;
         self.in_force = None;
-        self.inbound = false;
+        self.rules = InForce { inbound: false, generation: 0 };
         self.older.clear();
         Ok(Outcome::Done)
     }

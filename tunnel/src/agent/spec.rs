@@ -38,6 +38,9 @@ pub struct PodSpec {
     pub bypass_inbound: bool,
     /// Plain inbound connections are refused, older ones too.
     pub strict: bool,
+    /// Counts what the controller said of the pod where the order of steps depends on it.
+    #[serde(default)]
+    pub generation: u64,
 }
 
 impl PodSpec {
@@ -58,6 +61,7 @@ impl PodSpec {
             dns: pod.dns_capture,
             bypass_inbound: pod.bypass_inbound,
             strict: pod.strict,
+            generation: pod.generation,
         })
     }
 

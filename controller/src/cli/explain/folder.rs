@@ -231,6 +231,7 @@ impl Plan {
                 older_connections: 0,
                 repairs: 0,
                 plain_inbound: false,
+                observed_generation: 0,
             };
             self.stores.facts.set_pod(&uid, Some(fact));
         }

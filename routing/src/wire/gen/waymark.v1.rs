@@ -532,6 +532,9 @@ pub struct NodePod {
     /// Plain traffic to the pod is refused.
     #[prost(bool, tag = "9")]
     pub strict: bool,
+    /// Counts what the agent is told of the pod where the order of steps depends on it.
+    #[prost(uint64, tag = "10")]
+    pub generation: u64,
 }
 /// Where the kubelet probes a pod or calls a lifecycle hook.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -574,6 +577,9 @@ pub struct PodState {
     /// Plain connections to the pod are not captured.
     #[prost(bool, tag = "6")]
     pub plain_inbound: bool,
+    /// Generation of the `NodePod` whose rules are in force; 0 before any were.
+    #[prost(uint64, tag = "7")]
+    pub observed_generation: u64,
 }
 /// Nested message and enum types in `PodState`.
 pub mod pod_state {
