@@ -3,8 +3,11 @@
 //! Makes the parts and runs the one task that owns stores and graph.
 //!
 //! Owns: [`State`] behind [`Hub`] (readers take it for a moment, the engine alone writes), the
-//! loop that batches what came in while it was at work, and start order: folders are read, the
-//! root is there, then clients are let in. Nothing is published before the first read.
+//! loop that batches what came in while it was at work, and start order: the root is there,
+//! everything there is was read, then clients are let in. Where objects come from and where
+//! outputs go is [`cluster`]'s.
+
+mod cluster;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::SocketAddr;
@@ -14,9 +17,11 @@ use std::time::{Duration, Instant};
 
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
+use self::cluster::{Sink, Source, Surroundings, Writers};
+use crate::ca::review::Tokens;
 use crate::ca::root::Root;
-use crate::ca::token::TokenKey;
 use crate::graph::Graph;
 use crate::output::{Output, OutputKey};
 use crate::provision::Writer;
@@ -26,6 +31,7 @@ use crate::serve::reports::{self, Report};
 use crate::serve::server::Server;
 use crate::settings::{Mesh, Settings};
 use crate::source::folder::Folders;
+use crate::source::kubernetes::Watches;
 use crate::source::{Batch, Change, Problem};
 use crate::status::board::Moment;
 use crate::status::{Board, Body, Status, rejected};
@@ -77,8 +83,8 @@ pub struct Hub {
     pub clients: Clients,
     /// Accounts with a role of their own.
     pub accounts: Accounts,
-    /// Key of the tokens.
-    pub tokens: TokenKey,
+    /// Who knows which tokens are good.
+    pub tokens: Tokens,
     /// The root that signs.
     pub root: Root,
     /// Start values.
@@ -113,6 +119,9 @@ pub enum AppError {
     /// There is no root.
     #[error("no root certificate")]
     Root(#[source] crate::ca::root::RootError),
+    /// The apiserver cannot be reached, or not be asked.
+    #[error("apiserver cannot be asked")]
+    Kubernetes(#[source] Box<kube::Error>),
     /// Clients cannot be served.
     #[error("cannot serve")]
     Serve(#[source] crate::serve::server::ServeError),
@@ -127,34 +136,49 @@ pub struct App {
     /// What all parts share.
     pub hub: Arc<Hub>,
     engine: Engine,
-    folders: Folders,
+    source: Source,
+    writers: Option<Writers>,
     inbox: mpsc::Receiver<Report>,
     server: Server,
     admin: Option<UnixListener>,
 }
 
-/// Reads the folders and binds the listeners; nothing is served yet.
+/// Reads everything there is and binds the listeners; nothing is served yet.
 ///
 /// # Errors
 ///
 /// See [`AppError`].
 pub async fn start(settings: Settings) -> Result<App, AppError> {
     let _installed_before = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let directories = [Some(&settings.ca_dir), settings.provision_dir.as_ref()];
+    let directories = [settings.ca_dir.as_ref(), settings.provision_dir.as_ref()];
     for directory in directories.into_iter().flatten() {
         std::fs::create_dir_all(directory)
             .map_err(|error| AppError::Directory(directory.clone(), error))?;
     }
     let (reports, inbox) = mpsc::channel(REPORTS);
-    let hub = Arc::new(hub(settings, reports)?);
-    let mut folders = Folders::new(&hub.settings.all_folders()).map_err(AppError::Folders)?;
-    let mut engine = Engine::new(Arc::clone(&hub));
-    engine.restore(reports::load(&hub.settings.state_path()));
-    let first = folders.next().await.map_err(AppError::Folders)?;
+    let Surroundings { tokens, root, writers } = Box::pin(cluster::surroundings(&settings)).await?;
+    let hub = Arc::new(hub(settings, tokens, root, reports));
+    let (mut source, sink) = match &writers {
+        Some(writers) => {
+            let watches = Box::pin(Watches::new(Arc::clone(&writers.cluster))).await;
+            let watches = watches.map_err(|error| AppError::Kubernetes(Box::new(error)))?;
+            (Source::Cluster(Box::new(watches)), Sink::Cluster(Arc::clone(&writers.outbox)))
+        }
+        None => {
+            let folders = Folders::new(&hub.settings.all_folders()).map_err(AppError::Folders)?;
+            let writer = hub.settings.provision_dir.clone().map(Writer::new);
+            (Source::Folders(Box::new(folders)), writer.map_or(Sink::Nowhere, Sink::Directory))
+        }
+    };
+    let mut engine = Engine { hub: Arc::clone(&hub), sink };
+    if let Some(path) = hub.settings.state_path() {
+        engine.restore(reports::load(&path));
+    }
+    let first = Box::pin(source.next()).await?;
     engine.take(first);
     let admin = crate::admin::bind(&hub.settings).map_err(AppError::Admin)?;
     let server = crate::serve::server::bind(&hub).await.map_err(AppError::Serve)?;
-    Ok(App { hub, engine, folders, inbox, server, admin })
+    Ok(App { hub, engine, source, writers, inbox, server, admin })
 }
 
 impl App {
@@ -175,19 +199,29 @@ impl App {
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), AppError> {
         let serving = tokio::spawn(self.server.run(Arc::clone(&self.hub)));
         let answering = tokio::spawn(crate::admin::run(self.admin, Arc::clone(&self.hub)));
+        let stopped = CancellationToken::new();
+        let writers = self.writers.map(|writers| {
+            tokio::spawn(Box::pin(writers.run(Arc::clone(&self.hub), stopped.clone())))
+        });
         let ended = tokio::select! {
-            ended = self.engine.run(self.folders, self.inbox) => ended,
+            ended = self.engine.run(self.source, self.inbox) => ended,
             () = stop => Ok(()),
         };
         serving.abort();
         answering.abort();
+        stopped.cancel();
+        if let Some(writers) = writers
+            && let Err(error) = writers.await
+        {
+            tracing::error!(%error, "writers ended in disorder");
+        }
         ended
     }
 }
 
-fn hub(settings: Settings, reports: mpsc::Sender<Report>) -> Result<Hub, AppError> {
+fn hub(settings: Settings, tokens: Tokens, root: Root, reports: mpsc::Sender<Report>) -> Hub {
     let mesh = settings.mesh();
-    Ok(Hub {
+    Hub {
         state: RwLock::default(),
         revision: watch::Sender::new(0),
         clients: Clients::new(settings.silence(), settings.max_clients),
@@ -195,31 +229,26 @@ fn hub(settings: Settings, reports: mpsc::Sender<Report>) -> Result<Hub, AppErro
             tunnels: settings.trusted_node_accounts.iter().cloned().collect(),
             agents: settings.agent_accounts.iter().cloned().collect(),
         },
-        tokens: TokenKey::load_or_make(&settings.ca_dir).map_err(AppError::Token)?,
-        root: Root::load_or_make(&settings.ca_dir, &mesh.trust_domain).map_err(AppError::Root)?,
+        tokens,
+        root,
         metrics: crate::metrics::Metrics::new(),
         settings,
         mesh,
         reports,
-    })
+    }
 }
 
 /// The one writer.
 #[derive(Debug)]
 struct Engine {
     hub: Arc<Hub>,
-    writer: Option<Writer>,
+    sink: Sink,
 }
 
 impl Engine {
-    fn new(hub: Arc<Hub>) -> Self {
-        let writer = hub.settings.provision_dir.clone().map(Writer::new);
-        Self { hub, writer }
-    }
-
     async fn run(
         mut self,
-        mut folders: Folders,
+        mut source: Source,
         mut inbox: mpsc::Receiver<Report>,
     ) -> Result<(), AppError> {
         let mut tick = tokio::time::interval(TICK);
@@ -227,7 +256,7 @@ impl Engine {
         let hub = Arc::clone(&self.hub);
         loop {
             tokio::select! {
-                batch = folders.next() => self.take(batch.map_err(AppError::Folders)?),
+                batch = source.next() => self.take(batch?),
                 Some(report) = inbox.recv() => self.report(report),
                 () = hub.clients.changed.notified() => self.acknowledged(),
                 _ = tick.tick() => self.acknowledged(),
@@ -235,7 +264,7 @@ impl Engine {
         }
     }
 
-    /// Takes what the folders gave.
+    /// Takes what the source gave.
     fn take(&mut self, batch: Batch) {
         for problem in &batch.problems {
             if !self.hub.read().problems.contains(problem) {
@@ -271,8 +300,8 @@ impl Engine {
             changed = !touched.is_empty();
             touched
         });
-        if changed {
-            reports::save(&self.hub.settings.state_path(), &self.hub.read().stores.facts);
+        if let (true, Some(path)) = (changed, self.hub.settings.state_path()) {
+            reports::save(&path, &self.hub.read().stores.facts);
         }
         let ack = reports::answer(&report, &self.hub.read().stores, &self.hub.mesh);
         let _caller_gone = report.reply.send(ack);
@@ -303,9 +332,8 @@ impl Engine {
                 state.gateways = gateways(&state.stores, &hub.mesh);
             }
             state.tell(&changed, &hub, revision);
-            if let Some(writer) = &mut self.writer {
-                writer.write(&state.graph.table, &changed);
-            }
+            self.sink.take(state, &touched, &changed);
+            self.sink.tell(state);
             revision
         };
         hub.metrics.batch(began.elapsed());
@@ -328,6 +356,7 @@ impl Engine {
             let moment = Moment { acked, now: &time };
             state.board.rejected(refused, moment);
             state.board.acknowledged(moment);
+            self.sink.tell(&mut state);
         }
         self.write(|_| Vec::new());
     }

@@ -9,7 +9,9 @@
 //! Rule: Istio's `security/pkg/server/ca`. Start at [`authorise`].
 
 pub mod files;
+pub mod review;
 pub mod root;
+pub mod secret;
 pub mod sign;
 pub mod token;
 

@@ -19,7 +19,10 @@ mod exec;
 mod explain;
 mod format;
 mod get;
+mod images;
+mod install;
 mod logs;
+mod manifest;
 mod policies;
 mod status;
 pub(crate) mod table;
@@ -57,6 +60,13 @@ enum Verb {
     Exec(exec::ExecArgs),
     /// Let a pod go; its owner makes another.
     Delete(delete::DeleteArgs),
+    /// Install the mesh into the cluster of the kubeconfig, or bring it up to date.
+    #[command(alias = "upgrade")]
+    Install(install::InstallArgs),
+    /// Print the objects of an installation.
+    Manifest(manifest::ManifestArgs),
+    /// Write container images of these programs, as OCI archives.
+    Images(images::ImagesArgs),
     /// Print the completion script of a shell.
     Completion {
         /// The shell.
@@ -89,6 +99,9 @@ pub fn run() -> ExitCode {
         Verb::Logs(args) => logs::logs(&args),
         Verb::Exec(args) => exec::exec(&args),
         Verb::Delete(args) => delete::delete(&args),
+        Verb::Install(args) => install::install(&args),
+        Verb::Manifest(args) => manifest::manifest(&args),
+        Verb::Images(args) => images::images(&args),
         Verb::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "waymark", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

@@ -124,6 +124,7 @@ fn tasks_of(key: &Key) -> impl Iterator<Item = TaskId> {
     let translators: &[Translator] = match key.kind {
         Kind::Pod => &[Translator::Workload, Translator::NodePod],
         Kind::Service => &[Translator::Service],
+        Kind::EndpointSlice => &[Translator::EndpointSlice],
         Kind::Secret => &[Translator::Secret],
         Kind::GatewayClass => &[Translator::GatewayClass],
         Kind::Gateway => &[Translator::Gateway],

@@ -2,12 +2,14 @@
 
 //! The control plane: objects in; config, certificates, more objects and status out.
 //!
-//! Life of a change: a file is saved, [`source::folder`] gives the objects that changed;
+//! Life of a change: an object is written or a file saved, [`source::kubernetes`] or
+//! [`source::folder`] gives the objects that changed;
 //! [`store`] takes them; [`graph`] names the translators whose outputs read them;
 //! [`translate`] makes resources, statuses and objects, purely; [`output`] finds what differs
 //! from before; [`serve`] sends each client what concerns it and records what was
 //! acknowledged; [`status`] lets conditions out once the data plane follows them;
-//! [`provision`] writes the objects that run gateways. One task owns stores and graph
+//! [`provision`] writes the objects that run gateways. On Kubernetes the one that holds the
+//! Lease ([`lead`]) writes. One task owns stores and graph
 //! ([`app`]); all others get finished outputs. [`ca`] signs certificates, [`admin`] answers
 //! the command line.
 
@@ -17,6 +19,8 @@ pub mod app;
 pub mod ca;
 pub mod cli;
 pub mod graph;
+pub mod install;
+pub mod lead;
 pub mod local;
 pub mod metrics;
 pub mod output;

@@ -21,7 +21,7 @@ async fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(colours)
         .init();
-    match serve(settings).await {
+    match Box::pin(serve(settings)).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = routing::wire::chain(&error), "cannot go on");

@@ -3,9 +3,13 @@
 //! Writes the objects that run gateways, in local mode as files of a directory.
 //!
 //! Owns: one file per Gateway with all its objects, replaced atomically, removed with its
-//! Gateway. What they look like is [`manifest`]'s.
+//! Gateway. What they look like is [`manifest`]'s; to Kubernetes [`apply`] writes them,
+//! [`roots`] the root certificate, [`mark`] what is proven of pods.
 
+pub mod apply;
 pub mod manifest;
+pub mod mark;
+pub mod roots;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

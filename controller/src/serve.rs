@@ -29,14 +29,14 @@ use crate::ca::token::Bound;
 /// # Errors
 ///
 /// `Unauthenticated`, always with the same words; the reason is logged.
-pub fn authenticate(hub: &Arc<Hub>, metadata: &MetadataMap) -> Result<Bound, Status> {
+pub async fn authenticate(hub: &Arc<Hub>, metadata: &MetadataMap) -> Result<Bound, Status> {
     let refuse = || Status::unauthenticated("the caller is not known");
     let header = metadata.get("authorization").and_then(|value| value.to_str().ok());
     let token = header.and_then(|value| value.strip_prefix("Bearer ")).ok_or_else(|| {
         tracing::warn!("call without a bearer token refused");
         refuse()
     })?;
-    let bound = hub.tokens.check(token.trim()).map_err(|error| {
+    let bound = hub.tokens.check(token.trim()).await.map_err(|error| {
         tracing::warn!(error = &error as &dyn std::error::Error, "token refused");
         refuse()
     })?;

@@ -73,12 +73,13 @@ const TOKEN_FILE: &str = "/var/run/secrets/tokens/istio-token";
 #[derive(Clone, Debug, Parser)]
 #[command(name = "waymark-controller", about = "Control plane of Waymark", version)]
 pub struct Settings {
-    /// Folder with YAML objects; the last one that holds an object wins.
-    #[arg(long = "folder", required = true)]
+    /// Folder with YAML objects; the last one that holds an object wins. Without one, objects
+    /// come from Kubernetes.
+    #[arg(long = "folder", requires = "ca_dir")]
     pub folders: Vec<PathBuf>,
 
     /// Directory that takes the objects made for Gateways; it is read like a folder.
-    #[arg(long)]
+    #[arg(long, requires = "folders")]
     pub provision_dir: Option<PathBuf>,
 
     /// Unix socket of the admin endpoints.
@@ -89,9 +90,18 @@ pub struct Settings {
     #[arg(long, default_value = "[::]:15012")]
     pub listen: SocketAddr,
 
-    /// Directory with `root-cert.pem`, `root-key.pem` and `token-key.pem`; what is missing is made.
+    /// Directory with `root-cert.pem`, `root-key.pem` and `token-key.pem`; what is missing is
+    /// made. For folders only: on Kubernetes the root is a Secret.
     #[arg(long)]
-    pub ca_dir: PathBuf,
+    pub ca_dir: Option<PathBuf>,
+
+    /// Namespace of this controller on Kubernetes.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "istio-system")]
+    pub namespace: String,
+
+    /// Name of this controller among its replicas.
+    #[arg(long, env = "POD_NAME", default_value = "waymark-controller")]
+    pub pod_name: String,
 
     /// File that keeps the proven pods over a restart; beside the certificates when absent.
     #[arg(long)]
@@ -180,9 +190,10 @@ impl Settings {
         Duration::from_secs(self.guard_drain)
     }
 
-    /// The file that keeps the proven pods.
-    pub fn state_path(&self) -> PathBuf {
-        self.state_file.clone().unwrap_or_else(|| self.ca_dir.join("enrolled.json"))
+    /// The file that keeps the proven pods; on Kubernetes the pods themselves say it.
+    pub fn state_path(&self) -> Option<PathBuf> {
+        let beside = || self.ca_dir.as_ref().map(|directory| directory.join("enrolled.json"));
+        self.state_file.clone().or_else(beside)
     }
 
     /// All folders; those of generated objects come first, so that any other overrides them.

@@ -7,6 +7,7 @@
 
 pub mod document;
 pub mod folder;
+pub mod kubernetes;
 pub mod watch;
 
 use std::fmt;

@@ -6,11 +6,12 @@
 //! what was let out. Everything False, and all that concerns references only, goes out at
 //! once; what promises traffic waits for every ready client concerned.
 //!
-//! Start at [`Board::update`].
+//! [`write`] brings them to Kubernetes. Start at [`Board::update`].
 
 pub mod board;
 pub mod rejected;
 pub mod render;
+pub mod write;
 
 pub use board::Board;
 

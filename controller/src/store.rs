@@ -25,6 +25,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Namespace, Node, Pod, Secret, Service, ServiceAccount,
 };
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::api::gateway::{GrpcRoute, HttpRoute, TcpRoute, TlsRoute, UdpRoute};
@@ -227,6 +228,7 @@ kinds! {
     Secret, secrets, Secret, "Secret", "";
     ConfigMap, config_maps, ConfigMap, "ConfigMap", "";
     Deployment, deployments, Deployment, "Deployment", "apps";
+    EndpointSlice, endpoint_slices, EndpointSlice, "EndpointSlice", "discovery.k8s.io";
     GatewayClass, gateway_classes, GatewayClass, "GatewayClass", "gateway.networking.k8s.io";
     Gateway, gateways, Gateway, "Gateway", "gateway.networking.k8s.io";
     ListenerSet, listener_sets, ListenerSet, "ListenerSet", "gateway.networking.k8s.io";

@@ -27,6 +27,7 @@ pub mod route;
 pub mod routes;
 pub mod service;
 pub mod shape;
+pub mod slice;
 #[cfg(test)]
 mod testing;
 pub mod waypoint;
@@ -47,6 +48,8 @@ pub enum Translator {
     NodePod,
     /// Services.
     Service,
+    /// EndpointSlices of Services without a selector.
+    EndpointSlice,
     /// ServiceEntries.
     ServiceEntry,
     /// WorkloadEntries.
@@ -84,6 +87,7 @@ impl Translator {
             Self::Mesh => None,
             Self::Workload | Self::NodePod => Some(Kind::Pod),
             Self::Service => Some(Kind::Service),
+            Self::EndpointSlice => Some(Kind::EndpointSlice),
             Self::ServiceEntry => Some(Kind::ServiceEntry),
             Self::WorkloadEntry => Some(Kind::WorkloadEntry),
             Self::Authorization => Some(Kind::AuthorizationPolicy),
@@ -108,6 +112,7 @@ impl Translator {
             Self::Workload => workload::run(name, look),
             Self::NodePod => node_pod::run(name, look),
             Self::Service => service::run(name, look),
+            Self::EndpointSlice => slice::run(name, look),
             Self::ServiceEntry => entry::run_service(name, look),
             Self::WorkloadEntry => entry::run_workload(name, look),
             Self::Authorization => authorization::run(name, look),

@@ -15,7 +15,7 @@ run=/run/cluster
 # ---- the world -------------------------------------------------------------------------
 mount --make-rprivate /
 mount -t tmpfs -o mode=755 cluster /run
-mkdir -p /run/netns /run/lock "$run/pki" "$run/log"
+mkdir -p /run/netns /run/lock /run/ztunnel /run/istio-cni "$run/pki" "$run/log"
 mount --bind /run/netns /run/netns
 # Kubelet and the CNI plug-ins insist on some places outside /run.
 mkdir -p /var/lib/kubelet /var/lib/cni /var/log/pods /var/log/containers /etc/cni
@@ -125,12 +125,22 @@ Y
   spawn "$name" "$@" kube-proxy --config "$run/$name.yaml" --v 1
 }
 node() { # N
-  local n="$1" host="node$1" dir="$run/node$1" ip="172.30.0.$((10 + $1))" ip6="fd00:172:30::$((10 + $1))" m
-  mkdir -p "$dir/cni/net.d" "$dir/kubelet" "$dir/pods"
+  local n="$1" host="node$1" dir="$run/node$1" ip="172.30.0.$((10 + $1))" ip6="fd00:172:30::$((10 + $1))"
+  mkdir -p "$dir/cni" "$dir/kubelet" "$dir/pods"
   ip netns add "$host"
   ip link add "v$host" type veth peer name eth0 netns "$host"
   ip link set "v$host" master fabric up
-  local in="nsenter --net=/run/netns/$host"
+  # A node has places of its own, as a machine has: what a DaemonSet finds by host path is
+  # the node's. The sleeping process holds them.
+  nsenter --net="/run/netns/$host" unshare --mount --propagation private sleep infinity &
+  local holder=$! in m
+  until [ "$(readlink "/proc/$holder/ns/mnt")" != "$(readlink /proc/self/ns/mnt)" ] &&
+    [ "$(cat "/proc/$holder/comm")" = sleep ]; do sleep 0.02; done
+  in="nsenter -t $holder --net --mount"
+  $in mount --make-rshared /
+  for m in /etc/cni /opt /run/ztunnel /run/istio-cni; do $in mount -t tmpfs node "$m"; done
+  $in mkdir -p /etc/cni/net.d /opt/cni/bin
+  $in sh -c 'ln -s /usr/lib/cni/* /opt/cni/bin/'
   $in sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv6.conf.default.accept_dad=0 \
     net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0 net.ipv4.conf.default.route_localnet=1
   $in ip link set lo up
@@ -150,7 +160,7 @@ node() { # N
   [ "$dual" = yes ] && six=',[{"subnet":"fd00:10:244:'$n'::/64"}]'
   local routes='{"dst":"0.0.0.0/0"}'
   [ "$dual" = yes ] && routes="$routes"',{"dst":"::/0"}'
-  cat >"$dir/cni/net.d/10-pods.conflist" <<Y
+  $in tee /etc/cni/net.d/10-pods.conflist >/dev/null <<Y
 {"cniVersion":"0.4.0","name":"pods","plugins":[
  {"type":"bridge","bridge":"pods","isGateway":true,"hairpinMode":true,"ipMasq":false,
   "ipam":{"type":"host-local","dataDir":"$dir/cni/data","ranges":[$range$six],"routes":[$routes]}},
@@ -168,8 +178,8 @@ state = "$dir/containerd-state"
   sandbox_image = "registry.k8s.io/pause:3.9"
   restrict_oom_score_adj = true
   [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "/usr/lib/cni"
-    conf_dir = "$dir/cni/net.d"
+    bin_dir = "/opt/cni/bin"
+    conf_dir = "/etc/cni/net.d"
 Y
   cat >"$dir/kubelet.yaml" <<Y
 apiVersion: kubelet.config.k8s.io/v1beta1
@@ -215,7 +225,9 @@ for n in $(seq "$nodes"); do until kubectl get node "node$n" >/dev/null 2>&1; do
 cat >"$run/Corefile" <<Y
 .:53 {
   errors
-  kubernetes cluster.local in-addr.arpa ip6.arpa { pods insecure }
+  kubernetes cluster.local in-addr.arpa ip6.arpa {
+    pods insecure
+  }
   cache 5
 }
 Y
@@ -266,6 +278,7 @@ spec:
       - name: coredns
         image: registry.k8s.io/coredns/coredns:v1.12.2
         imagePullPolicy: IfNotPresent
+        readinessProbe: {tcpSocket: {port: 53}, periodSeconds: 1}
         args: [-conf, /etc/coredns/Corefile]
         volumeMounts: [{name: config, mountPath: /etc/coredns}]
       volumes: [{name: config, configMap: {name: coredns}}]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The root of the mesh: ECDSA P-256, kept in two files.
+//! The root of the mesh: ECDSA P-256, kept in two files or in a Secret.
 
 use std::path::Path;
 
@@ -24,9 +24,15 @@ pub enum RootError {
     /// A file cannot be read or written.
     #[error("root certificate or key cannot be read or written")]
     File(#[source] std::io::Error),
-    /// The files hold no certificate and key, or none that can sign.
+    /// There is no certificate and key, or none that can sign.
     #[error("root certificate or key is not usable")]
     Unusable(#[source] rcgen::Error),
+    /// The Secret cannot be read or made.
+    #[error("Secret with the root cannot be read or made")]
+    Secret(#[source] Box<kube::Error>),
+    /// The Secret is there and lacks a part.
+    #[error("Secret with the root has no {0:?}")]
+    Lacks(&'static str),
 }
 
 /// The root that signs.
@@ -66,6 +72,28 @@ impl Root {
         let issuer = Issuer::from_ca_cert_pem(&certificate, key).map_err(RootError::Unusable)?;
         Ok(Self { certificate, issuer })
     }
+
+    /// The root of a certificate and its key, both PEM.
+    ///
+    /// # Errors
+    ///
+    /// [`RootError::Unusable`].
+    pub fn read(certificate: &str, key: &str) -> Result<Self, RootError> {
+        let key = KeyPair::from_pem(key).map_err(RootError::Unusable)?;
+        let issuer = Issuer::from_ca_cert_pem(certificate, key).map_err(RootError::Unusable)?;
+        Ok(Self { certificate: certificate.to_owned(), issuer })
+    }
+}
+
+/// Certificate and key of a new root, both PEM.
+///
+/// # Errors
+///
+/// [`RootError::Unusable`].
+pub(super) fn make(trust_domain: &str) -> Result<(String, String), RootError> {
+    let key = KeyPair::generate().map_err(RootError::Unusable)?;
+    let certificate = params(trust_domain).self_signed(&key).map_err(RootError::Unusable)?;
+    Ok((certificate.pem(), key.serialize_pem()))
 }
 
 fn read_key(path: &Path) -> Result<KeyPair, RootError> {

@@ -79,6 +79,15 @@ pub enum TokenError {
     /// Not a token of ours, expired, or for another audience.
     #[error("token is not valid")]
     Invalid(#[source] jsonwebtoken::errors::Error),
+    /// The apiserver cannot be asked.
+    #[error("apiserver cannot be asked about a token")]
+    Review(#[source] Box<kube::Error>),
+    /// The apiserver does not take it, for this reason.
+    #[error("apiserver does not take the token: {0}")]
+    Refused(String),
+    /// The token is not bound to a pod.
+    #[error("token is not bound to a pod: {0} is missing")]
+    Unbound(&'static str),
     /// Subject and claims disagree.
     #[error("subject {0:?} is not the service account of the claims")]
     Subject(String),

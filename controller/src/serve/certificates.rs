@@ -22,20 +22,20 @@ pub const CREATE_CERTIFICATE: &str = "/istio.v1.auth.IstioCertificateService/Cre
 ///
 /// `Unauthenticated` for callers that may not have what they ask for, `InvalidArgument` for
 /// requests that cannot be read.
-pub fn create(
+pub async fn create(
     hub: &Arc<Hub>,
     request: &Request<IstioCertificateRequest>,
 ) -> Result<Response<IstioCertificateResponse>, Status> {
-    let answer = issue(hub, request);
+    let answer = issue(hub, request).await;
     hub.metrics.certificate(answer.is_ok());
     answer.map(Response::new)
 }
 
-fn issue(
+async fn issue(
     hub: &Arc<Hub>,
     request: &Request<IstioCertificateRequest>,
 ) -> Result<IstioCertificateResponse, Status> {
-    let caller = super::authenticate(hub, request.metadata())?;
+    let caller = super::authenticate(hub, request.metadata()).await?;
     let asked = CertificateRequest::read(request.get_ref())
         .map_err(|error| Status::invalid_argument(chain(&error)))?;
     let rules = Rules {

@@ -5,6 +5,7 @@
 //! Owns which clients are waited for: those that answer. One that has not answered for the
 //! silence limit is named and no longer waited for, until it answers again. One that hung up
 //! while its pod goes on still serves by what it last had: it counts as silent from then on.
+//! One whose pod is not ready yet takes no traffic: it is not waited for until it has everything.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -45,6 +46,8 @@ pub struct Client {
     pub owes_since: Option<Instant>,
     /// Its stream ended, and its pod goes on.
     pub gone: bool,
+    /// Its pod was not ready when it came, and it has not acknowledged everything since.
+    pub fresh: bool,
     /// What it refuses.
     pub refused: Vec<Refusal>,
 }
@@ -117,7 +120,7 @@ impl Clients {
         let clients = &mut connected.1;
         let Some(mut client) = clients.remove(&id) else { return };
         let again = clients.values().any(|other| other.pod == client.pod && !other.gone);
-        if serves && !again {
+        if serves && !again && !client.fresh {
             client.gone = true;
             client.owes_since = client.owes_since.or(Some(now));
             clients.insert(id, client);
@@ -139,6 +142,7 @@ impl Clients {
         let Some(client) = connected.1.get_mut(&id) else { return };
         let moved = client.acked != acked;
         client.acked = acked;
+        client.fresh &= waiting || acked == 0;
         client.owes_since = match (waiting, moved) {
             (false, _) => None,
             (true, true) => Some(now),
@@ -151,7 +155,8 @@ impl Clients {
     /// The revision that every client that answers has acknowledged; `newest` if there is none.
     pub fn acknowledged(&self, newest: u64, now: Instant) -> u64 {
         let connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
-        let counted = connected.1.values().filter(|client| !self.is_silent(client, now));
+        let counts = |client: &&Client| !client.fresh && !self.is_silent(client, now);
+        let counted = connected.1.values().filter(counts);
         counted.map(|client| client.acked).min().unwrap_or(newest)
     }
 
@@ -189,12 +194,32 @@ mod tests {
             acked: 0,
             owes_since: None,
             gone: false,
+            fresh: false,
             refused: Vec::new(),
         }
     }
 
     fn at(acked: u64, waiting: bool) -> Progress {
         Progress { acked, waiting, refused: Vec::new() }
+    }
+
+    #[test]
+    fn one_that_is_not_ready_is_waited_for_once_it_has_everything() {
+        let clients = Clients::new(Duration::from_secs(10), 9);
+        let now = Instant::now();
+        let old = clients.connect(client()).unwrap();
+        clients.progress(old, at(7, false), now);
+        let new = clients.connect(Client { pod: "a/new".into(), fresh: true, ..client() }).unwrap();
+        assert_eq!(clients.acknowledged(7, now), 7, "it takes no traffic yet");
+        clients.progress(new, at(3, true), now);
+        assert_eq!(clients.acknowledged(7, now), 7);
+        clients.progress(new, at(7, false), now);
+        clients.progress(new, at(7, true), now);
+        clients.progress(old, at(8, false), now);
+        assert_eq!(clients.acknowledged(8, now), 7, "from now on it counts");
+        let never = clients.connect(Client { pod: "a/x".into(), fresh: true, ..client() }).unwrap();
+        clients.disconnect(never, true, now);
+        assert_eq!(clients.list(now).len(), 2, "one that never served is not remembered");
     }
 
     #[test]

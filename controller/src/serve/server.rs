@@ -241,7 +241,7 @@ impl UnaryService<IstioCertificateRequest> for Create {
 
     fn call(&mut self, request: Request<IstioCertificateRequest>) -> Self::Future {
         let hub = Arc::clone(&self.hub);
-        Box::pin(async move { certificates::create(&hub, &request) })
+        Box::pin(async move { certificates::create(&hub, &request).await })
     }
 }
 
@@ -263,7 +263,7 @@ async fn report(
     hub: Arc<Hub>,
     request: Request<NodeReport>,
 ) -> Result<Response<NodeReportAck>, Status> {
-    let caller = super::authenticate(&hub, request.metadata())?;
+    let caller = super::authenticate(&hub, request.metadata()).await?;
     if !hub.accounts.agents.contains(&caller.account()) {
         tracing::warn!(pod = caller.pod_name(), "report of a pod that is no agent refused");
         return Err(Status::permission_denied("only agents report"));
@@ -296,22 +296,24 @@ impl StreamingService<DeltaDiscoveryRequest> for Delta {
 
     fn call(&mut self, request: Request<Streaming<DeltaDiscoveryRequest>>) -> Self::Future {
         let (hub, peer) = (Arc::clone(&self.hub), self.peer);
-        Box::pin(async move { delta(&hub, peer, request) })
+        Box::pin(async move { delta(&hub, peer, request).await })
     }
 }
 
 /// Starts the stream of a client whose token gives it a role.
-fn delta(
+async fn delta(
     hub: &Arc<Hub>,
     peer: SocketAddr,
     request: Request<Streaming<DeltaDiscoveryRequest>>,
 ) -> Result<Response<ReceiverStream<Result<DeltaDiscoveryResponse, Status>>>, Status> {
-    let caller = super::authenticate(hub, request.metadata())?;
+    let caller = super::authenticate(hub, request.metadata()).await?;
     let role = Role::of(&caller, &hub.read(), &hub.accounts);
     let Some(role) = role else {
         tracing::warn!(pod = caller.pod_name(), "config asked for by a pod that is no proxy");
         return Err(Status::permission_denied("the caller is no proxy of this mesh"));
     };
+    let ready = crate::ca::own_pod(&caller, &hub.read().stores)
+        .is_some_and(crate::translate::pod::is_ready);
     let client = Client {
         role: role.as_str(),
         pod: caller.pod_name(),
@@ -320,6 +322,7 @@ fn delta(
         acked: 0,
         owes_since: Some(std::time::Instant::now()),
         gone: false,
+        fresh: !ready,
         refused: Vec::new(),
     };
     let id = hub.clients.connect(client).ok_or_else(|| {

@@ -69,9 +69,17 @@ impl Stream {
             }
             self.tell();
         }
-        let serves = crate::ca::own_pod(&self.caller, &self.hub.read().stores).is_some();
+        let serves = self.serves();
         self.hub.clients.disconnect(self.id, serves, Instant::now());
         tracing::info!(pod = self.caller.pod_name(), role = self.role.as_str(), "client gone");
+    }
+
+    /// Tells whether the proxy goes on without its stream: its pod stays, and what it is for.
+    fn serves(&self) -> bool {
+        let state = self.hub.read();
+        let stays = crate::ca::own_pod(&self.caller, &state.stores)
+            .is_some_and(|pod| pod.metadata.deletion_timestamp.is_none());
+        stays && Role::of(&self.caller, &state, &self.hub.accounts).is_some()
     }
 
     /// Takes a request; tells whether the client is still there.

@@ -21,6 +21,8 @@ pub struct Board {
     waiting: BTreeSet<(u64, Key)>,
     /// What proxies refuse at present, by object.
     rejected: BTreeMap<Key, String>,
+    /// What differs from what was taken last.
+    changed: BTreeSet<Key>,
 }
 
 #[derive(Debug)]
@@ -33,9 +35,11 @@ struct Entry {
 }
 
 impl Entry {
-    fn render(&mut self, acked: bool, rejected: Option<&String>, moment: Moment<'_>) {
+    /// Says what is so now; tells whether that differs from before.
+    fn render(&mut self, acked: bool, rejected: Option<&String>, moment: Moment<'_>) -> bool {
         let truth = Truth { acked, rejected: rejected.map(String::as_str), now: moment.now };
-        self.value = render::render(&self.wanted, &self.attached, truth, &mut self.seen);
+        let value = render::render(&self.wanted, &self.attached, truth, &mut self.seen);
+        std::mem::replace(&mut self.value, value) != self.value
     }
 }
 
@@ -61,15 +65,19 @@ impl Board {
     ) {
         let Some((wanted, attached)) = wanted else {
             self.entries.remove(key);
+            self.changed.insert(key.clone());
             return;
         };
-        let seen = self.entries.remove(key).map(|entry| entry.seen).unwrap_or_default();
+        let (seen, value) =
+            self.entries.remove(key).map(|entry| (entry.seen, entry.value)).unwrap_or_default();
         let acked = moment.acked >= revision;
         if !acked && wanted.waits() {
             self.waiting.insert((revision, key.clone()));
         }
-        let mut entry = Entry { wanted, revision, attached, seen, value: Value::Null };
-        entry.render(acked, self.rejected.get(key), moment);
+        let mut entry = Entry { wanted, revision, attached, seen, value };
+        if entry.render(acked, self.rejected.get(key), moment) {
+            self.changed.insert(key.clone());
+        }
         self.entries.insert(key.clone(), entry);
     }
 
@@ -81,8 +89,9 @@ impl Board {
                 return;
             }
             let Some(entry) = self.entries.get_mut(&key) else { continue };
-            if entry.revision <= moment.acked {
-                entry.render(true, self.rejected.get(&key), moment);
+            let due = entry.revision <= moment.acked;
+            if due && entry.render(true, self.rejected.get(&key), moment) {
+                self.changed.insert(key);
             }
         }
     }
@@ -96,8 +105,20 @@ impl Board {
         for key in keys {
             let Some(entry) = self.entries.get_mut(key) else { continue };
             let acked = entry.revision <= moment.acked;
-            entry.render(acked, self.rejected.get(key), moment);
+            if entry.render(acked, self.rejected.get(key), moment) {
+                self.changed.insert(key.clone());
+            }
         }
+    }
+
+    /// The objects whose status changed since this was last asked.
+    pub fn take_changed(&mut self) -> BTreeSet<Key> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Every object that is told something.
+    pub fn keys(&self) -> Vec<Key> {
+        self.entries.keys().cloned().collect()
     }
 
     /// What is told about an object now.

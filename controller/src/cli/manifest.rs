@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! `waymark manifest`: prints the objects of an installation.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::Value;
+
+use super::{Failure, out};
+use crate::install::{self, NAMESPACE, crds};
+
+/// What an installation is made of.
+#[derive(Debug, Args)]
+pub(super) struct Chosen {
+    /// Namespace of the parts.
+    #[arg(long, short, default_value = NAMESPACE)]
+    pub(super) namespace: String,
+    /// A value of the chart, as PATH=VALUE.
+    #[arg(long = "set", value_name = "PATH=VALUE")]
+    pub(super) sets: Vec<String>,
+}
+
+impl Chosen {
+    /// The objects, in order.
+    pub(super) fn objects(&self) -> Result<Vec<Value>, Failure> {
+        install::objects(&self.namespace, &self.sets).map_err(Failure::from_error)
+    }
+}
+
+/// Arguments of `waymark manifest`.
+#[derive(Debug, Args)]
+pub(super) struct ManifestArgs {
+    #[command(flatten)]
+    chosen: Chosen,
+    /// Only the definitions of Istio's kinds.
+    #[arg(long)]
+    crds: bool,
+}
+
+/// Prints the objects as YAML.
+pub(super) fn manifest(args: &ManifestArgs) -> Result<ExitCode, Failure> {
+    let objects = if args.crds { crds::all() } else { args.chosen.objects()? };
+    let mut texts = Vec::new();
+    for object in &objects {
+        texts.push(serde_saphyr::to_string(object).map_err(Failure::from_error)?);
+    }
+    out(&texts.join("---\n"));
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What an installation consists of: the chart below `deploy`, filled in.
+//!
+//! Owns: the templates' few words (`{{ .Values.path }}`, `{{ toJson .Values.path }}` and
+//! `{{ .Release.Namespace }}`), so that Helm and `waymark install` make the same objects of
+//! the same files; and the definitions of Istio's kinds ([`crds`]). Pure. [`cluster`] applies.
+//!
+//! Start at [`objects`].
+
+pub mod cluster;
+pub mod crds;
+
+use serde_json::{Value, json};
+
+/// Where images are found unless told otherwise.
+pub const HUB: &str = "docker.io/waymark";
+/// Their tag.
+pub const TAG: &str = env!("CARGO_PKG_VERSION");
+/// Namespace of an installation unless told otherwise.
+pub const NAMESPACE: &str = "istio-system";
+
+const VALUES: &str = include_str!("../deploy/waymark/values.yaml");
+const TEMPLATES: [(&str, &str); 4] = [
+    ("accounts.yaml", include_str!("../deploy/waymark/templates/accounts.yaml")),
+    ("classes.yaml", include_str!("../deploy/waymark/templates/classes.yaml")),
+    ("controller.yaml", include_str!("../deploy/waymark/templates/controller.yaml")),
+    ("node.yaml", include_str!("../deploy/waymark/templates/node.yaml")),
+];
+
+/// Why there are no objects.
+#[derive(Debug, Eq, PartialEq, thiserror::Error)]
+pub enum InstallError {
+    /// A `--set` without `=`.
+    #[error("{0:?} is not PATH=VALUE")]
+    Set(String),
+    /// A path that the chart's values do not have.
+    #[error("there is no value {0:?}")]
+    NoValue(String),
+    /// A template asks for something unknown.
+    #[error("{file}: {word:?} is not understood")]
+    Word {
+        /// The template.
+        file: &'static str,
+        /// What stands between the braces.
+        word: String,
+    },
+    /// A file of the chart is no YAML.
+    #[error("{file}: {message}")]
+    Yaml {
+        /// The file.
+        file: &'static str,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+/// All objects of an installation in `namespace`, in the order in which they are applied.
+///
+/// `sets` are values as `path=value`, over those of the chart.
+///
+/// # Errors
+///
+/// See [`InstallError`].
+pub fn objects(namespace: &str, sets: &[String]) -> Result<Vec<Value>, InstallError> {
+    let mut values: Value = parse("values.yaml", VALUES)?;
+    for set in sets {
+        let (path, value) = set.split_once('=').ok_or_else(|| InstallError::Set(set.clone()))?;
+        let pointer = format!("/{}", path.replace('.', "/"));
+        let known = values.pointer_mut(&pointer);
+        // Text that is no YAML is text.
+        *known.ok_or_else(|| InstallError::NoValue(path.to_owned()))? =
+            serde_saphyr::from_str(value).unwrap_or_else(|_| value.into());
+    }
+    let mut all = vec![json!({
+        "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace},
+    })];
+    all.extend(crds::all());
+    for (file, template) in TEMPLATES {
+        let text = fill(file, template, namespace, &values)?;
+        for document in text.split("\n---\n") {
+            all.push(parse(file, document)?);
+        }
+    }
+    Ok(all)
+}
+
+fn parse(file: &'static str, text: &str) -> Result<Value, InstallError> {
+    serde_saphyr::from_str(text)
+        .map_err(|error| InstallError::Yaml { file, message: error.without_snippet().to_string() })
+}
+
+/// The template with its words replaced.
+fn fill(
+    file: &'static str,
+    template: &str,
+    namespace: &str,
+    values: &Value,
+) -> Result<String, InstallError> {
+    let mut text = String::with_capacity(template.len());
+    let mut rest = template;
+    while let Some((before, after)) = rest.split_once("{{ ") {
+        text.push_str(before);
+        let unknown = |word: &str| InstallError::Word { file, word: word.to_owned() };
+        let (word, after) = after.split_once(" }}").ok_or_else(|| unknown(after))?;
+        rest = after;
+        let (path, as_json) = match word.strip_prefix("toJson ") {
+            Some(path) => (path, true),
+            None => (word, false),
+        };
+        if path == ".Release.Namespace" {
+            text.push_str(namespace);
+            continue;
+        }
+        let path = path.strip_prefix(".Values.").ok_or_else(|| unknown(word))?;
+        let value = values.pointer(&format!("/{}", path.replace('.', "/")));
+        let value = value.ok_or_else(|| InstallError::NoValue(path.to_owned()))?;
+        match (value, as_json) {
+            (Value::String(value), false) => text.push_str(value),
+            (Value::Object(_) | Value::Array(_), false) => return Err(unknown(word)),
+            (value, _) => text.push_str(&value.to_string()),
+        }
+    }
+    text.push_str(rest);
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests;

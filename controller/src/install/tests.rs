@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The chart, filled in.
+
+use super::*;
+
+fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
+    let same = |object: &&Value| object["kind"] == kind && object["metadata"]["name"] == name;
+    objects.iter().find(same).unwrap_or_else(|| panic!("{kind} {name}"))
+}
+
+#[test]
+fn the_chart_is_filled_in_with_its_own_values() {
+    let objects = objects("mesh", &[]).unwrap();
+    assert_eq!(objects[0]["kind"], "Namespace", "the namespace comes first");
+    let controller = find(&objects, "Deployment", "waymark-controller");
+    let container = &controller["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(
+        container["image"],
+        format!("{HUB}/controller:{TAG}"),
+        "the chart's tag is this version"
+    );
+    assert_eq!(controller["metadata"]["namespace"], "mesh");
+    assert_eq!(controller["spec"]["replicas"], 1);
+    assert!(container["resources"]["requests"].is_object());
+    for (kind, name) in
+        [("DaemonSet", "ztunnel"), ("DaemonSet", "waymark-agent"), ("Service", "istiod")]
+    {
+        assert_eq!(find(&objects, kind, name)["metadata"]["namespace"], "mesh");
+    }
+    let classes = objects.iter().filter(|object| object["kind"] == "GatewayClass");
+    let mut served: Vec<_> = classes
+        .map(|class| {
+            let name = class["metadata"]["name"].as_str().unwrap();
+            (name, class["spec"]["controllerName"].as_str().unwrap())
+        })
+        .collect();
+    let mut known = crate::api::CLASSES.map(|class| (class.name, class.controller));
+    served.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(served, known);
+    let text = serde_json::to_string(&objects).unwrap();
+    assert!(!text.contains("{{"), "nothing is left open");
+}
+
+#[test]
+fn values_are_set_by_path_and_unknown_ones_refused() {
+    let set = ["pilot.replicaCount=2".to_owned(), "global.hub=registry.example/w".to_owned()];
+    let objects = objects(NAMESPACE, &set).unwrap();
+    let controller = find(&objects, "Deployment", "waymark-controller");
+    assert_eq!(controller["spec"]["replicas"], 2);
+    let image = &controller["spec"]["template"]["spec"]["containers"][0]["image"];
+    assert_eq!(*image, format!("registry.example/w/controller:{TAG}"));
+    let refused = |set: &str| super::objects(NAMESPACE, &[set.to_owned()]).unwrap_err();
+    assert_eq!(refused("pilot.replicas=2"), InstallError::NoValue("pilot.replicas".into()));
+    assert_eq!(refused("pilot"), InstallError::Set("pilot".into()));
+}
+
+#[test]
+fn words_that_are_not_understood_are_refused() {
+    let values = json!({"a": {"b": 1, "c": [1]}});
+    let fill = |text| fill("t", text, "ns", &values);
+    assert_eq!(fill("x: {{ .Values.a.b }} {{ .Release.Namespace }}").unwrap(), "x: 1 ns");
+    assert_eq!(fill("x: {{ toJson .Values.a }}").unwrap(), r#"x: {"b":1,"c":[1]}"#);
+    for bad in ["{{ if .Values.a }}", "{{ .Values.a.c }}", "{{ .Values.a.b"] {
+        assert!(matches!(fill(bad), Err(InstallError::Word { .. })), "{bad}");
+    }
+    assert_eq!(fill("{{ .Values.z }}"), Err(InstallError::NoValue("z".into())));
+}

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! From what an apiserver sends to what the stores hold. Pure.
+//!
+//! Owns: what is left out before an object is kept. Versions and managers change with every
+//! write, our own status writes among them; what no translator reads would only take memory.
+//! A field that a translator begins to read must be kept here.
+
+use serde_json::{Map, Value};
+
+use super::Standing;
+use crate::store::{Kind, Object};
+
+/// Annotation with the whole object once more, as `kubectl apply` wrote it.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+/// What is kept of a container.
+const CONTAINER: [&str; 7] = [
+    "name",
+    "ports",
+    "readinessProbe",
+    "livenessProbe",
+    "startupProbe",
+    "lifecycle",
+    "restartPolicy",
+];
+/// What is kept of a pod's spec.
+const POD_SPEC: [&str; 5] =
+    ["nodeName", "serviceAccountName", "hostNetwork", "containers", "initContainers"];
+/// What is kept of a pod's status.
+const POD_STATUS: [&str; 4] = ["phase", "podIP", "podIPs", "conditions"];
+
+/// The object as it is kept, and the status that stands in the cluster.
+///
+/// # Errors
+///
+/// When the object is not of the kind's form.
+pub(super) fn read(
+    kind: Kind,
+    mut value: Value,
+) -> Result<(Object, Option<Standing>), serde_json::Error> {
+    let standing = standing(kind, &value);
+    trim(kind, &mut value);
+    Ok((kind.read(value)?, standing))
+}
+
+/// Version and status of an object whose status is ours to write.
+fn standing(kind: Kind, value: &Value) -> Option<Standing> {
+    has_status(kind).then(|| Standing {
+        version: value.pointer("/metadata/resourceVersion").and_then(Value::as_str).map(Into::into),
+        status: value.get("status").cloned().unwrap_or_default(),
+    })
+}
+
+/// Tells whether statuses of this kind are written by us.
+fn has_status(kind: Kind) -> bool {
+    match kind {
+        Kind::GatewayClass
+        | Kind::Gateway
+        | Kind::ListenerSet
+        | Kind::HttpRoute
+        | Kind::GrpcRoute
+        | Kind::TlsRoute
+        | Kind::TcpRoute
+        | Kind::UdpRoute
+        | Kind::BackendTlsPolicy
+        | Kind::AuthorizationPolicy
+        | Kind::PeerAuthentication
+        | Kind::ServiceEntry
+        | Kind::WorkloadEntry
+        | Kind::Service => true,
+        Kind::Namespace
+        | Kind::Node
+        | Kind::Pod
+        | Kind::ServiceAccount
+        | Kind::Secret
+        | Kind::ConfigMap
+        | Kind::Deployment
+        | Kind::EndpointSlice
+        | Kind::ReferenceGrant => false,
+    }
+}
+
+fn trim(kind: Kind, value: &mut Value) {
+    if let Some(meta) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+        meta.remove("managedFields");
+        meta.remove("resourceVersion");
+        if let Some(annotations) = meta.get_mut("annotations").and_then(Value::as_object_mut) {
+            annotations.remove(LAST_APPLIED);
+        }
+    }
+    let Some(fields) = value.as_object_mut() else { return };
+    match kind {
+        // Only their names and labels are read.
+        Kind::Namespace | Kind::Node | Kind::Deployment => {
+            fields.remove("spec");
+            fields.remove("status");
+        }
+        Kind::ServiceAccount => {
+            fields.remove("secrets");
+            fields.remove("imagePullSecrets");
+        }
+        Kind::Pod => pod(fields),
+        Kind::Service => {
+            if let Some(status) = fields.get_mut("status").and_then(Value::as_object_mut) {
+                status.remove("conditions");
+            }
+        }
+        // Its addresses are read.
+        Kind::ServiceEntry => {
+            if let Some(status) = fields.get_mut("status").and_then(Value::as_object_mut) {
+                status.retain(|name, _| name == "addresses");
+            }
+        }
+        _ if has_status(kind) => {
+            fields.remove("status");
+        }
+        Kind::Secret
+        | Kind::ConfigMap
+        | Kind::EndpointSlice
+        | Kind::ReferenceGrant
+        | Kind::GatewayClass
+        | Kind::Gateway
+        | Kind::ListenerSet
+        | Kind::HttpRoute
+        | Kind::GrpcRoute
+        | Kind::TlsRoute
+        | Kind::TcpRoute
+        | Kind::UdpRoute
+        | Kind::BackendTlsPolicy
+        | Kind::AuthorizationPolicy
+        | Kind::PeerAuthentication
+        | Kind::WorkloadEntry => {}
+    }
+}
+
+fn pod(fields: &mut Map<String, Value>) {
+    if let Some(spec) = fields.get_mut("spec").and_then(Value::as_object_mut) {
+        spec.retain(|name, _| POD_SPEC.contains(&name.as_str()));
+        for list in ["containers", "initContainers"] {
+            let all = spec.get_mut(list).and_then(Value::as_array_mut);
+            for container in all.into_iter().flatten().filter_map(Value::as_object_mut) {
+                container.retain(|name, _| CONTAINER.contains(&name.as_str()));
+            }
+        }
+    }
+    if let Some(status) = fields.get_mut("status").and_then(Value::as_object_mut) {
+        status.retain(|name, _| POD_STATUS.contains(&name.as_str()));
+        // The times of a condition tell nothing that a translator reads.
+        let all = status.get_mut("conditions").and_then(Value::as_array_mut);
+        for condition in all.into_iter().flatten().filter_map(Value::as_object_mut) {
+            condition.retain(|name, _| name == "type" || name == "status");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_status_write_of_ours_leaves_the_kept_object_as_it_is() {
+        let route = |version: &str, status: Value| {
+            json!({
+                "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+                "metadata": {"name": "r", "namespace": "n", "generation": 2, "resourceVersion": version,
+                    "managedFields": [{"manager": version}], "annotations": {LAST_APPLIED: version}},
+                "spec": {"parentRefs": [{"name": "g"}]},
+                "status": status,
+            })
+        };
+        let (before, _) = read(Kind::HttpRoute, route("1", json!({}))).unwrap();
+        let parents = json!({"parents": [{"controllerName": "x", "parentRef": {"name": "g"}}]});
+        let (after, standing) = read(Kind::HttpRoute, route("2", parents.clone())).unwrap();
+        assert_eq!(before, after);
+        assert_eq!(after.meta().generation, Some(2));
+        let standing = standing.unwrap();
+        assert_eq!((standing.version.as_deref(), standing.status), (Some("2"), parents));
+    }
+
+    #[test]
+    fn a_pod_keeps_what_translators_read_and_no_more() {
+        let value = json!({
+            "metadata": {"name": "p", "namespace": "n", "uid": "u", "labels": {"app": "p"}},
+            "spec": {"nodeName": "n1", "serviceAccountName": "sa", "hostNetwork": true,
+                "volumes": [{"name": "v"}],
+                "containers": [{"name": "c", "image": "i", "env": [{"name": "A", "value": "b"}],
+                    "ports": [{"containerPort": 80}], "readinessProbe": {"tcpSocket": {"port": 80}}}]},
+            "status": {"phase": "Running", "podIP": "10.0.0.1", "startTime": "2026-01-01T00:00:00Z",
+                "conditions": [{"type": "Ready", "status": "True",
+                    "lastTransitionTime": "2026-01-01T00:00:00Z"}]},
+        });
+        let Object::Pod(pod) = read(Kind::Pod, value).unwrap().0 else { panic!("a pod") };
+        let spec = pod.spec.as_ref().unwrap();
+        assert_eq!(spec.node_name.as_deref(), Some("n1"));
+        assert!(
+            crate::translate::pod::is_ready(&pod) && crate::translate::pod::is_host_network(&pod)
+        );
+        assert_eq!(crate::translate::pod::addresses(&pod).len(), 1);
+        assert!(spec.volumes.is_none() && spec.containers[0].env.is_none());
+        assert!(spec.containers[0].ports.is_some() && spec.containers[0].readiness_probe.is_some());
+        let conditions = pod.status.as_ref().unwrap().conditions.as_ref().unwrap();
+        assert_eq!(conditions[0].last_transition_time, None);
+    }
+
+    #[test]
+    fn an_object_that_is_not_of_its_form_is_an_error() {
+        assert!(read(Kind::Pod, json!({"metadata": {"name": 7}})).is_err());
+    }
+}

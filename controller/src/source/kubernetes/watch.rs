@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Follows all objects of one kind.
+//!
+//! Owns: what is gone after a list was read anew, and what cannot be read (its last good
+//! version stays). Ends when the kind is no longer served or nobody listens.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+
+use futures_util::StreamExt as _;
+use kube::api::DynamicObject;
+use kube::core::discovery::ApiResource;
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Resource as _, ResourceExt as _};
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+use super::{Cluster, object};
+use crate::source::{Change, Problem};
+use crate::store::{Key, Kind, Name, Object};
+
+/// Secrets that no Gateway can name, and ConfigMaps that are in every namespace.
+const SECRETS: &str = "type!=kubernetes.io/service-account-token,type!=helm.sh/release.v1,\
+    type!=kubernetes.io/dockerconfigjson,type!=bootstrap.kubernetes.io/token,type!=istio.io/ca-root";
+const CONFIG_MAPS: &str = "metadata.name!=kube-root-ca.crt,metadata.name!=istio-ca-root-cert";
+
+/// What one kind's watch has seen.
+#[derive(Debug)]
+pub(super) enum Seen {
+    /// One object changed.
+    Change(Change),
+    /// One object cannot be read, or can be read again.
+    Unreadable(Key, Option<Problem>),
+    /// Everything there was has been told.
+    Synced(Kind),
+}
+
+/// Follows `kind` until it is no longer served or nobody listens.
+pub(super) async fn follow(
+    cluster: Arc<Cluster>,
+    kind: Kind,
+    resource: ApiResource,
+    out: mpsc::Sender<Seen>,
+) {
+    let api: Api<DynamicObject> = Api::all_with(cluster.client.clone(), &resource);
+    let config = watcher::Config::default();
+    let config = if kind == Kind::Secret {
+        config.fields(SECRETS)
+    } else if kind == Kind::ConfigMap {
+        config.fields(CONFIG_MAPS)
+    } else {
+        config
+    };
+    let mut events = pin!(watcher(api, config).default_backoff());
+    let mut follower = Follower { cluster, kind, known: BTreeSet::new(), listed: None };
+    while let Some(event) = events.next().await {
+        let seen = match event {
+            Ok(event) => follower.take(event),
+            Err(error) if is_not_served(&error) => follower.clear(),
+            Err(error) => {
+                tracing::warn!(kind = kind.as_str(), %error, "watch failed; it is tried again");
+                continue;
+            }
+        };
+        for seen in seen {
+            if out.send(seen).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// The kind's definition is not there, or not any more.
+fn is_not_served(error: &watcher::Error) -> bool {
+    let (watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error)) =
+        error
+    else {
+        return false;
+    };
+    matches!(error, kube::Error::Api(status) if status.code == 404)
+}
+
+struct Follower {
+    cluster: Arc<Cluster>,
+    kind: Kind,
+    known: BTreeSet<Name>,
+    /// Names in the list that is being read.
+    listed: Option<BTreeSet<Name>>,
+}
+
+impl Follower {
+    fn take(&mut self, event: Event<DynamicObject>) -> Vec<Seen> {
+        match event {
+            Event::Init => {
+                self.listed = Some(BTreeSet::new());
+                Vec::new()
+            }
+            Event::InitApply(object) => {
+                if let Some(listed) = &mut self.listed {
+                    listed.insert(name(&object));
+                }
+                self.put(object)
+            }
+            Event::InitDone => {
+                let listed = self.listed.take().unwrap_or_default();
+                let gone: Vec<Name> = self.known.difference(&listed).cloned().collect();
+                let mut seen: Vec<Seen> =
+                    gone.into_iter().flat_map(|name| self.remove(name)).collect();
+                seen.push(Seen::Synced(self.kind));
+                seen
+            }
+            Event::Apply(object) => self.put(object),
+            Event::Delete(object) => self.remove(name(&object)),
+        }
+    }
+
+    /// The kind is not served: there are no objects of it.
+    fn clear(&mut self) -> Vec<Seen> {
+        self.listed = None;
+        let known = std::mem::take(&mut self.known);
+        let mut seen: Vec<Seen> = known.into_iter().flat_map(|name| self.remove(name)).collect();
+        seen.push(Seen::Synced(self.kind));
+        seen
+    }
+
+    fn put(&mut self, object: DynamicObject) -> Vec<Seen> {
+        let key = Key { kind: self.kind, name: name(&object) };
+        self.known.insert(key.name.clone());
+        match self.read(object) {
+            Ok((object, standing)) => {
+                self.cluster.set_standing(&key, standing);
+                vec![Seen::Change(Change::Put(object)), Seen::Unreadable(key, None)]
+            }
+            Err(error) => {
+                let problem = Problem {
+                    file: PathBuf::from("kubernetes"),
+                    line: 0,
+                    object: Some(key.to_string()),
+                    field: None,
+                    message: format!("{error}; its last good version, if any, stays in force"),
+                    in_force: false,
+                };
+                vec![Seen::Unreadable(key, Some(problem))]
+            }
+        }
+    }
+
+    fn read(
+        &self,
+        object: DynamicObject,
+    ) -> Result<(Object, Option<super::Standing>), serde_json::Error> {
+        let DynamicObject { types, metadata, data } = object;
+        let mut value = data;
+        if let Value::Object(fields) = &mut value {
+            if let Some(types) = types {
+                fields.insert("apiVersion".to_owned(), types.api_version.into());
+                fields.insert("kind".to_owned(), types.kind.into());
+            }
+            fields.insert("metadata".to_owned(), serde_json::to_value(metadata)?);
+        }
+        object::read(self.kind, value)
+    }
+
+    fn remove(&mut self, name: Name) -> Vec<Seen> {
+        self.known.remove(&name);
+        let key = Key { kind: self.kind, name };
+        self.cluster.set_standing(&key, None);
+        vec![Seen::Change(Change::Gone(key.clone())), Seen::Unreadable(key, None)]
+    }
+}
+
+fn name(object: &DynamicObject) -> Name {
+    let namespace = object.meta().namespace.as_deref().unwrap_or_default();
+    Name::new(namespace, &object.name_any())
+}

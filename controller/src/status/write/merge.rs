@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What is written of a status, given what stands. Pure.
+//!
+//! Owns: entries and conditions of other controllers stay; a condition keeps its time while its
+//! status stays, over restarts too; what stands already is not written again.
+
+use serde_json::{Map, Value, json};
+
+use crate::api;
+use crate::source::kubernetes::Standing;
+use crate::store::Kind;
+
+/// Lists with one entry for each controller and parent.
+const LISTS: [&str; 2] = ["parents", "ancestors"];
+/// Conditions of ours on objects that have others, too.
+const OURS: [&str; 1] = ["istio.io/WaypointBound"];
+
+/// The merge patch that brings the status to `wanted`; none if it stands.
+pub(super) fn patch(kind: Kind, wanted: Option<&Value>, standing: &Standing) -> Option<Value> {
+    let before = &standing.status;
+    let mut shared = shares(kind);
+    let mut fields = Map::new();
+    match wanted.and_then(Value::as_object) {
+        Some(wanted) => {
+            for (name, value) in wanted {
+                let old = before.get(name);
+                let new = match name.as_str() {
+                    "parents" | "ancestors" => {
+                        shared = true;
+                        entries(value, old)
+                    }
+                    "conditions" => conditions(value, old, shares(kind)),
+                    "listeners" => listeners(value, old),
+                    _ => value.clone(),
+                };
+                fields.insert(name.clone(), new);
+            }
+        }
+        None => {
+            shared = true;
+            for name in LISTS {
+                if let Some(old) = before.get(name) {
+                    fields.insert(name.to_owned(), entries(&Value::Null, Some(old)));
+                }
+            }
+            if let (true, Some(old)) = (shares(kind), before.get("conditions")) {
+                fields.insert("conditions".to_owned(), conditions(&Value::Null, Some(old), true));
+            }
+        }
+    }
+    let stands = fields.iter().all(|(name, value)| match before.get(name) {
+        Some(old) => old == value,
+        None => value.as_array().is_some_and(Vec::is_empty),
+    });
+    if stands {
+        return None;
+    }
+    let mut patch = json!({ "status": fields });
+    // Others write the same list: the write counts only for what was read.
+    if let (true, Some(version), Some(patch)) = (shared, &standing.version, patch.as_object_mut()) {
+        patch.insert("metadata".to_owned(), json!({ "resourceVersion": &**version }));
+    }
+    Some(patch)
+}
+
+/// Tells whether others write conditions of such objects.
+fn shares(kind: Kind) -> bool {
+    matches!(kind, Kind::Service | Kind::ServiceEntry | Kind::WorkloadEntry)
+}
+
+fn list(value: Option<&Value>) -> impl Iterator<Item = &Value> {
+    value.and_then(Value::as_array).into_iter().flatten()
+}
+
+/// Entries of others as they stand, then ours.
+fn entries(wanted: &Value, old: Option<&Value>) -> Value {
+    let controller = |entry: &Value| {
+        let name = entry.get("controllerName").and_then(Value::as_str).unwrap_or_default();
+        api::class_of_controller(name).is_some()
+    };
+    let foreign = list(old).filter(|entry| !controller(entry)).cloned();
+    let ours = list(Some(wanted)).map(|entry| {
+        let same = |old: &&Value| {
+            ["parentRef", "ancestorRef", "controllerName"]
+                .iter()
+                .all(|field| old.get(field) == entry.get(field))
+        };
+        with_conditions(entry, list(old).find(same))
+    });
+    foreign.chain(ours).collect()
+}
+
+fn listeners(wanted: &Value, old: Option<&Value>) -> Value {
+    let listener = |entry: &Value| {
+        let same = |old: &&Value| old.get("name") == entry.get("name");
+        with_conditions(entry, list(old).find(same))
+    };
+    list(Some(wanted)).map(listener).collect()
+}
+
+fn with_conditions(entry: &Value, old: Option<&Value>) -> Value {
+    let mut entry = entry.clone();
+    if let Some(own) = entry.get_mut("conditions") {
+        *own = conditions(own, old.and_then(|old| old.get("conditions")), false);
+    }
+    entry
+}
+
+/// Our conditions with the times that stand; those of others too, if `keep`.
+fn conditions(wanted: &Value, old: Option<&Value>, keep: bool) -> Value {
+    let find = |kind: Option<&Value>| list(old).find(|old| old.get("type") == kind);
+    let ours = list(Some(wanted)).map(|condition| {
+        find(condition.get("type")).map_or(condition.clone(), |old| since(condition, old))
+    });
+    let mine = |kind: Option<&Value>| {
+        kind.and_then(Value::as_str).is_some_and(|kind| OURS.contains(&kind))
+            || list(Some(wanted)).any(|wanted| wanted.get("type") == kind)
+    };
+    let foreign = list(old).filter(|old| keep && !mine(old.get("type"))).cloned();
+    foreign.chain(ours).collect()
+}
+
+/// A condition that follows one that stands.
+fn since(wanted: &Value, old: &Value) -> Value {
+    let text =
+        |value: &Value, field: &str| value.get(field).and_then(Value::as_str).map(str::to_owned);
+    let mut condition = wanted.clone();
+    let Some(fields) = condition.as_object_mut() else { return condition };
+    // After a start it is not known yet what the proxies have: what was true stays so.
+    let unknown = text(wanted, "status").as_deref() == Some("Unknown");
+    if unknown && text(old, "status").as_deref() == Some("True") {
+        for field in ["status", "reason", "message"] {
+            fields.insert(field.to_owned(), old.get(field).cloned().unwrap_or_default());
+        }
+    }
+    let stays = fields.get("status") == old.get("status");
+    if let (true, Some(time)) = (stays, old.get("lastTransitionTime")) {
+        fields.insert("lastTransitionTime".to_owned(), time.clone());
+    }
+    condition
+}
+
+#[cfg(test)]
+mod tests;
