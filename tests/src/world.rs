@@ -3,18 +3,21 @@
 //! A running `waymark up`, as a user starts it: the real programs, the real namespaces.
 //!
 //! Owns: a copy of the folder, so that a test may edit it; the process, ended when
-//! dropped (the world dies with it); questions by the same command line that users have.
+//! dropped (the world dies with it), and what it prints; questions by the same command
+//! line that users have.
 //!
 //! Start at [`World::start`].
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 /// How long a world may take until all it runs is ready.
@@ -23,12 +26,27 @@ const READY: Duration = Duration::from_secs(60);
 /// How often something is asked that cannot tell by itself.
 const ASK: Duration = Duration::from_millis(20);
 
+/// How a world is started.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Launch<'a> {
+    /// More options for `waymark up`.
+    pub options: &'a [&'a str],
+    /// Changes of the folder's copy before the start: file, what it holds, what instead.
+    pub edits: &'a [(&'a str, &'a str, &'a str)],
+    /// The user who starts it, if not the one of the test.
+    pub user: Option<u32>,
+    /// Where the programs lie, if not beside the test.
+    pub programs: Option<&'a Path>,
+}
+
 /// A world with its folder.
 #[derive(Debug)]
 pub struct World {
     child: Child,
     folder: TempDir,
     programs: PathBuf,
+    user: Option<u32>,
+    said: Arc<Said>,
     door: SocketAddr,
 }
 
@@ -40,30 +58,41 @@ impl World {
     ///
     /// When the programs are not built, the world ends, or it is not ready in a minute.
     pub fn start(folder: &Path, options: &[&str]) -> anyhow::Result<Self> {
+        Self::launch(folder, &Launch { options, ..Launch::default() })
+    }
+
+    /// The same, in the way that `launch` says.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`World::start`], and when a file does not hold what is to be replaced.
+    pub fn launch(folder: &Path, launch: &Launch<'_>) -> anyhow::Result<Self> {
         let copy = TempDir::new()?;
+        // Another user must be able to read it.
+        std::fs::set_permissions(copy.path(), std::fs::Permissions::from_mode(0o755))?;
         for entry in std::fs::read_dir(folder)? {
             let entry = entry?;
             std::fs::copy(entry.path(), copy.path().join(entry.file_name()))?;
         }
-        let programs = programs()?;
-        let mut child = Command::new(programs.join("waymark"))
+        for (file, from, to) in launch.edits {
+            edit(&copy.path().join(file), from, to)?;
+        }
+        let programs = launch.programs.map_or_else(programs, |given| Ok(given.to_owned()))?;
+        let mut child = waymark(&programs, launch.user)
             .args(["up", "--port", "0"])
-            .args(options)
+            .args(launch.options)
             .arg(copy.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
+            .stderr(Stdio::piped())
             .spawn()
             .context("cannot start waymark; build it first: cargo build --workspace --bins")?;
-        let door = match door_of(&mut child) {
-            Ok(door) => door,
-            Err(error) => {
-                drop(child.kill());
-                drop(child.wait());
-                return Err(error);
-            }
-        };
-        let mut world = Self { child, folder: copy, programs, door };
+        let said = Arc::<Said>::default();
+        said.listen(child.stdout.take());
+        said.listen(child.stderr.take());
+        let (user, door) = (launch.user, SocketAddr::from(([127, 0, 0, 1], 0)));
+        let mut world = Self { child, folder: copy, programs, user, said, door };
+        world.door.set_port(door_of(&world.said("http://localhost:", READY)?)?);
         world.wait_ready()?;
         Ok(world)
     }
@@ -107,11 +136,16 @@ impl World {
     ///
     /// When the file cannot be read or written, or does not hold `from`.
     pub fn edit(&self, file: &str, from: &str, to: &str) -> anyhow::Result<()> {
-        let text = self.read(file)?;
-        if !text.contains(from) {
-            bail!("{file} does not hold {from:?}");
-        }
-        self.write(file, &text.replace(from, to))
+        edit(&self.folder.path().join(file), from, to)
+    }
+
+    /// Waits until the world has printed a line that holds `word`, and gives it.
+    ///
+    /// # Errors
+    ///
+    /// When it did not within `limit`.
+    pub fn said(&self, word: &str, limit: Duration) -> anyhow::Result<String> {
+        self.said.wait(word, limit)
     }
 
     /// Asks the world by its command line.
@@ -123,7 +157,7 @@ impl World {
         // Before `--`, behind which everything belongs to the pod's command.
         let at = arguments.iter().position(|&one| one == "--").unwrap_or(arguments.len());
         let (before, after) = arguments.split_at(at);
-        let output = Command::new(self.programs.join("waymark"))
+        let output = waymark(&self.programs, self.user)
             .args(before)
             .arg("--world")
             .arg(self.folder.path())
@@ -171,24 +205,44 @@ impl World {
         mut done: impl FnMut(&Self) -> bool,
     ) -> anyhow::Result<Duration> {
         let begun = Instant::now();
+        let yes = |world: &Self| if done(world) { Ok(()) } else { Err(String::new()) };
+        self.eventually(what, limit, yes)?;
+        Ok(begun.elapsed())
+    }
+
+    /// Tries until it works.
+    ///
+    /// # Errors
+    ///
+    /// When it did not within `limit`, with what was seen last.
+    pub fn eventually<T>(
+        &self,
+        what: &str,
+        limit: Duration,
+        mut attempt: impl FnMut(&Self) -> Result<T, String>,
+    ) -> anyhow::Result<T> {
+        let begun = Instant::now();
         loop {
-            if done(self) {
-                return Ok(begun.elapsed());
+            match attempt(self) {
+                Ok(value) => return Ok(value),
+                Err(seen) if begun.elapsed() > limit => {
+                    bail!("{what}: not within {limit:?}: {seen}");
+                }
+                Err(_) => std::thread::sleep(ASK),
             }
-            if begun.elapsed() > limit {
-                bail!("{what}: not within {limit:?}");
-            }
-            std::thread::sleep(ASK);
         }
     }
 
-    /// Processes of this world whose name begins with `name`: process ids here, outside.
-    pub fn processes(&self, name: &str) -> Vec<u32> {
-        below(self.pid())
-            .into_iter()
-            .filter(|(_, own)| own.starts_with(name))
-            .map(|(pid, _)| pid)
-            .collect()
+    /// All processes of this world: process ids here, outside.
+    pub fn all_processes(&self) -> Vec<u32> {
+        below(self.pid()).into_iter().map(|(pid, _)| pid).collect()
+    }
+
+    /// Processes of this world that run `program`: process ids here, outside.
+    pub fn processes(&self, program: &str) -> Vec<u32> {
+        // The kernel keeps 15 bytes of a name.
+        let name = program.get(..15).unwrap_or(program);
+        below(self.pid()).into_iter().filter(|(_, own)| own == name).map(|(pid, _)| pid).collect()
     }
 
     /// Kills a process of this world at once, as an operator or the kernel would.
@@ -197,20 +251,17 @@ impl World {
     ///
     /// When it is gone already.
     pub fn kill(&self, pid: u32) -> anyhow::Result<()> {
-        let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
-        let pid = pid.context("no process id")?;
-        Ok(rustix::process::kill_process(pid, rustix::process::Signal::KILL)?)
+        signal(pid, Signal::KILL)
     }
 
-    /// Kills the process that the user started, and waits for it.
+    /// Sends `word` to the process that the user started, and waits for its end.
     ///
     /// # Errors
     ///
     /// When it is gone already.
-    pub fn kill_all(&mut self) -> anyhow::Result<()> {
-        self.child.kill()?;
-        self.child.wait()?;
-        Ok(())
+    pub fn end_by(&mut self, word: Signal) -> anyhow::Result<ExitStatus> {
+        signal(self.pid(), word)?;
+        Ok(self.child.wait()?)
     }
 
     fn wait_ready(&mut self) -> anyhow::Result<()> {
@@ -251,7 +302,85 @@ impl Drop for World {
         // The world dies with the process that made it; already ended is as good.
         drop(self.child.kill());
         drop(self.child.wait());
+        if std::thread::panicking() {
+            tell(&self.said.all());
+        }
     }
+}
+
+/// What a failing test shows of its world.
+#[expect(clippy::print_stderr, reason = "the test that fails has nothing else to tell it by")]
+fn tell(lines: &[String]) {
+    eprintln!("the world has said: {lines:#?}");
+}
+
+/// Lines that a world has printed, to both of its outputs.
+#[derive(Debug, Default)]
+struct Said {
+    lines: Mutex<(Vec<String>, usize)>,
+    news: Condvar,
+}
+
+impl Said {
+    /// Reads all of `output`, so that the world never stalls on a full pipe.
+    fn listen(self: &Arc<Self>, output: Option<impl Read + Send + 'static>) {
+        let Some(output) = output else { return };
+        let said = Arc::clone(self);
+        said.change(|(_, open)| *open += 1);
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                said.change(|(lines, _)| lines.push(line));
+            }
+            said.change(|(_, open)| *open -= 1);
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut (Vec<String>, usize))) {
+        change(&mut self.lines.lock().unwrap_or_else(PoisonError::into_inner));
+        self.news.notify_all();
+    }
+
+    fn all(&self) -> Vec<String> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
+    }
+
+    fn wait(&self, word: &str, limit: Duration) -> anyhow::Result<String> {
+        let find = |lines: &[String]| lines.iter().find(|line| line.contains(word)).cloned();
+        let guard = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = |(lines, open): &mut (Vec<String>, usize)| *open > 0 && find(lines).is_none();
+        let (guard, _) = self
+            .news
+            .wait_timeout_while(guard, limit, waiting)
+            .unwrap_or_else(PoisonError::into_inner);
+        find(&guard.0).with_context(|| format!("{word:?} was never said: {:#?}", guard.0))
+    }
+}
+
+/// The command line of `programs`, as `user`.
+fn waymark(programs: &Path, user: Option<u32>) -> Command {
+    let program = programs.join("waymark");
+    let Some(user) = user else { return Command::new(program) };
+    let id = user.to_string();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "--"]).arg(program);
+    command.env("HOME", "/nonexistent");
+    command
+}
+
+/// Replaces `from`, which must be there, in a file, as an editor does: by rename.
+fn edit(file: &Path, from: &str, to: &str) -> anyhow::Result<()> {
+    let text = std::fs::read_to_string(file)?;
+    if !text.contains(from) {
+        bail!("{} does not hold {from:?}", file.display());
+    }
+    let fresh = file.with_file_name(".fresh");
+    std::fs::write(&fresh, text.replace(from, to))?;
+    Ok(std::fs::rename(fresh, file)?)
+}
+
+fn signal(pid: u32, word: Signal) -> anyhow::Result<()> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("no process id")?;
+    Ok(rustix::process::kill_process(pid, word)?)
 }
 
 /// The items of a list, or none.
@@ -267,25 +396,12 @@ fn programs() -> anyhow::Result<PathBuf> {
     Ok(folder.to_owned())
 }
 
-/// Reads the output of the world until it names its address; the rest is read and
-/// dropped, so that the world never stalls on a full pipe.
-fn door_of(child: &mut Child) -> anyhow::Result<SocketAddr> {
-    let output = child.stdout.take().context("no output")?;
-    let (tell, told) = mpsc::channel();
-    std::thread::spawn(move || {
-        for line in BufReader::new(output).lines().map_while(Result::ok) {
-            let port = line
-                .split_once("http://localhost:")
-                .and_then(|(_, rest)| rest.split(|c: char| !c.is_ascii_digit()).next())
-                .and_then(|digits| digits.parse::<u16>().ok());
-            if let Some(port) = port {
-                // Told once is enough; nobody listens for the others.
-                let _heard = tell.send(port);
-            }
-        }
-    });
-    let port = told.recv_timeout(READY).context("waymark up named no address")?;
-    Ok(SocketAddr::from(([127, 0, 0, 1], port)))
+/// The port that the world's line about its address names.
+fn door_of(line: &str) -> anyhow::Result<u16> {
+    line.split_once("http://localhost:")
+        .and_then(|(_, rest)| rest.split(|c: char| !c.is_ascii_digit()).next())
+        .and_then(|digits| digits.parse().ok())
+        .with_context(|| format!("no address in {line:?}"))
 }
 
 /// All processes below `root`, with their names.
