@@ -170,7 +170,7 @@ impl Carry {
     ) -> Result<ResponseHead, Error> {
         let body = self.body(down);
         if up.protocol() == Protocol::Http2 && down.expects_continue() {
-            // Interim responses over HTTP/2 do not reach us, so nobody else would let it go on.
+            // Many servers of HTTP/2 never let it go on: they read what comes.
             request.remove(&http::header::EXPECT);
             down.put_interim(ResponseHead::new(StatusCode::CONTINUE))?;
         }

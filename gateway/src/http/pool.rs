@@ -17,6 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use ::h2::client::SendRequest;
+use bytes::Bytes;
 use pingora_core::connectors::http::v2::ConnectionRef;
 use pingora_core::protocols::Digest;
 use pingora_core::protocols::http::v2::client::drive_connection;
@@ -101,6 +103,7 @@ struct Idle {
 
 struct Multiplexed {
     connection: ConnectionRef,
+    requests: SendRequest<Bytes>,
     made: Instant,
     used: Instant,
 }
@@ -207,10 +210,11 @@ impl Place {
             }
         }
         loop {
-            let connection = self.next_shared(now, limits)?;
+            let (connection, requests) = self.next_shared(now, limits)?;
             // None, or an error: it has begun to close, which marks it; take another.
             if let Ok(Some(session)) = connection.spawn_stream().await {
-                return Some(Upstream::http2(h2::Http2::new(session, Arc::clone(limits)), true));
+                let request = h2::Http2::new(session, requests, Arc::clone(limits));
+                return Some(Upstream::http2(request, true));
             }
             connection.mark_shutdown();
         }
@@ -220,14 +224,18 @@ impl Place {
         self.idle.borrow_mut().pop()
     }
 
-    fn next_shared(&self, now: Instant, limits: &Limits) -> Option<ConnectionRef> {
+    fn next_shared(
+        &self,
+        now: Instant,
+        limits: &Limits,
+    ) -> Option<(ConnectionRef, SendRequest<Bytes>)> {
         let mut shared = self.shared.borrow_mut();
         shared.retain(|one| !one.connection.is_closed() && !one.connection.is_shutting_down());
         let one = shared.iter_mut().find(|one| {
             now - one.made < limits.pooled_age && one.connection.free_stream_slots() > 0
         })?;
         one.used = now;
-        Some(one.connection.clone())
+        Some((one.connection.clone(), one.requests.clone()))
     }
 
     /// Speaks HTTP/2 on a fresh stream, and gives its first place.
@@ -252,7 +260,7 @@ impl Place {
         let (closed, watch) = watch::channel(false);
         let lost = Arc::new(AtomicBool::new(false));
         let connection_ref = ConnectionRef::new(
-            requests,
+            requests.clone(),
             watch,
             Arc::clone(&lost),
             0,
@@ -268,11 +276,13 @@ impl Place {
             let now = Instant::now();
             self.shared.borrow_mut().push(Multiplexed {
                 connection: connection_ref,
+                requests: requests.clone(),
                 made: now,
                 used: now,
             });
         }
-        Ok(Upstream::http2(h2::Http2::new(session, Arc::clone(limits)), false))
+        let request = h2::Http2::new(session, requests, Arc::clone(limits));
+        Ok(Upstream::http2(request, false))
     }
 
     /// Drops what is too old; true if nothing is left and nobody is at it.

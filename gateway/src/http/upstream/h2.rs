@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! One HTTP/2 request to a backend: a stream of Pingora's session.
+//! One HTTP/2 request to a backend: a place on Pingora's connection, and a stream of h2.
+//!
+//! Pingora's session counts the streams of the connection and sees to its end. It drops interim
+//! responses, so the stream itself is ours: request and response go by h2's own handles.
 
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use ::h2::{Reason, SendStream};
+use ::h2::client::{ResponseFuture, SendRequest};
+use ::h2::{Reason, RecvStream, SendStream};
 use bytes::Bytes;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, Request, StatusCode};
 use pingora_core::protocols::http::v2::client::Http2Session;
+use pingora_http::ResponseHeader;
 
 use super::{Event, response_body};
 use crate::http::downstream::h2::poll_capacity;
@@ -19,21 +24,34 @@ use crate::http::{Body, Error, Limits, RequestHead, ResponseHead};
 /// One request on an HTTP/2 connection to a backend.
 pub(in crate::http) struct Http2 {
     pub(super) body: Body,
-    session: Box<Http2Session>,
+    /// Holds the place on the connection; given back when dropped.
+    _place: Box<Http2Session>,
+    requests: SendRequest<Bytes>,
     limits: Arc<Limits>,
     send: Option<SendStream<Bytes>>,
+    /// The heads that are to come.
+    heads: Option<ResponseFuture>,
+    receive: Option<RecvStream>,
     method: Method,
     data_done: bool,
     read: u64,
 }
 
 impl Http2 {
-    pub(in crate::http) fn new(session: Http2Session, limits: Arc<Limits>) -> Self {
+    /// On the place that `session` holds, by a handle to the same connection.
+    pub(in crate::http) fn new(
+        session: Http2Session,
+        requests: SendRequest<Bytes>,
+        limits: Arc<Limits>,
+    ) -> Self {
         Self {
             body: Body::None,
-            session: Box::new(session),
+            _place: Box::new(session),
+            requests,
             limits,
             send: None,
+            heads: None,
+            receive: None,
             method: Method::GET,
             data_done: false,
             read: 0,
@@ -43,10 +61,12 @@ impl Http2 {
     pub(super) fn put_head(&mut self, head: RequestHead, body: Body) -> Result<(), Error> {
         self.method = head.method.clone();
         let end = body == Body::None;
-        let head = head.into_h2(body)?;
+        let request = Request::from_parts((*head.into_h2(body)?).into(), ());
         // The connection may have begun to close since it was chosen.
-        self.session.write_request_header(head, end).map_err(|_| Error::UpstreamRefused)?;
-        self.send = self.session.take_request_body_writer().filter(|_| !end);
+        let sent = self.requests.send_request(request, end).map_err(|_| Error::UpstreamRefused)?;
+        let (heads, send) = sent;
+        self.heads = Some(heads);
+        self.send = (!end).then_some(send);
         Ok(())
     }
 
@@ -79,43 +99,79 @@ impl Http2 {
     }
 
     pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, Error>> {
-        ready!(self.session.poll_read_response_header(cx)).map_err(reset)?;
-        let head = self.session.response_header().ok_or(Error::UpstreamHead("none"))?;
-        if head.headers.len() > self.limits.headers {
-            return Poll::Ready(Err(Error::UpstreamHeadTooLarge));
+        let heads = self.heads.as_mut().ok_or(Error::Order("no head is to come"))?;
+        // Interim ones first: the future of the final one passes over them.
+        if let Poll::Ready(Some(interim)) = heads.poll_informational(cx) {
+            let (parts, ()) = interim.map_err(reset)?.into_parts();
+            return Poll::Ready(self.head(parts));
         }
-        let head = ResponseHead { head: Box::new(head.clone()) };
+        let response = ready!(Pin::new(heads).poll(cx)).map_err(reset)?;
+        self.heads = None;
+        let (parts, mut receive) = response.into_parts();
+        let head = self.head(parts)?;
         self.body = response_body(&self.method, &head, false)?;
-        if self.body == Body::Unknown {
+        if self.body == Body::Unknown && receive.is_end_stream() {
             // The end of the stream and its failure look alike until asked.
-            let ended = self.session.check_response_end_or_error();
-            if ended.map_err(|_| Error::UpstreamBody(BadBody::Stream))? {
-                self.body = Body::None;
+            match receive.poll_data(cx) {
+                Poll::Ready(None) => self.body = Body::None,
+                Poll::Ready(Some(_)) => {
+                    return Poll::Ready(Err(Error::UpstreamBody(BadBody::Stream)));
+                }
+                Poll::Pending => {}
             }
         }
+        self.receive = Some(receive);
         Poll::Ready(Ok(head))
     }
 
+    fn head(&self, parts: http::response::Parts) -> Result<ResponseHead, Error> {
+        if parts.headers.len() > self.limits.headers {
+            return Err(Error::UpstreamHeadTooLarge);
+        }
+        // Rule: RFC 9113 §8.6.
+        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Error::UpstreamHead("101 over HTTP/2"));
+        }
+        Ok(ResponseHead { head: Box::new(ResponseHeader::from(parts)) })
+    }
+
     pub(super) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Error>> {
+        const BAD: Error = Error::UpstreamBody(BadBody::Stream);
+        let receive = self.receive.as_mut().ok_or(Error::Order("no head yet"))?;
         while !self.data_done {
-            match ready!(self.session.poll_read_response_body(cx)) {
-                Some(Ok(piece)) if piece.is_empty() => {}
+            match ready!(receive.poll_data(cx)) {
                 Some(Ok(piece)) => {
-                    self.read += piece.len() as u64;
-                    return Poll::Ready(Ok(Event::Data { piece, last: false }));
+                    let released = receive.flow_control().release_capacity(piece.len());
+                    released.map_err(|_| BAD)?;
+                    if !piece.is_empty() {
+                        self.read += piece.len() as u64;
+                        return Poll::Ready(Ok(Event::Data { piece, last: false }));
+                    }
                 }
-                Some(Err(_)) => return Poll::Ready(Err(Error::UpstreamBody(BadBody::Stream))),
+                Some(Err(_)) => return Poll::Ready(Err(BAD)),
                 None => self.data_done = true,
             }
         }
-        // Each poll makes the future anew: its state is in the stream.
-        let trailers = ready!(pin!(self.session.read_trailers()).poll(cx));
-        let trailers = trailers.map_err(|_| Error::UpstreamBody(BadBody::Stream))?;
+        let trailers = match ready!(receive.poll_trailers(cx)) {
+            Ok(trailers) => trailers,
+            Err(cause) if is_graceful(&cause) => None,
+            Err(_) => return Poll::Ready(Err(BAD)),
+        };
         if matches!(self.body, Body::Length(length) if length != self.read) {
             return Poll::Ready(Err(Error::UpstreamBody(BadBody::Short)));
         }
         Poll::Ready(Ok(trailers.map_or(Event::End, Event::Trailers)))
     }
+}
+
+/// Tells whether a stream ended without trailers and without a fault.
+///
+/// Rule: RFC 9113 §8.1: after a whole response a server may reset with NO_ERROR, to stop the
+/// request's body.
+fn is_graceful(cause: &::h2::Error) -> bool {
+    (cause.is_go_away() || cause.is_reset())
+        && cause.is_remote()
+        && cause.reason() == Some(Reason::NO_ERROR)
 }
 
 impl std::fmt::Debug for Http2 {
