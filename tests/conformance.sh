@@ -100,7 +100,8 @@ run() { # PROFILE
     flags+=(--namespace-labels=istio.io/dataplane-mode=ambient,istio.io/use-waypoint=waypoint,istio.io/use-waypoint-namespace=mesh-waypoint
       --supported-features="$mesh_features" --mesh-name=waymark)
   else
-    flags+=(--gateway-class=waymark)
+    # One address inside the cluster's range for load balancers, one outside.
+    flags+=(--gateway-class=waymark --usable-address=172.30.1.200 --unusable-address=198.51.100.7)
   fi
   [ -n "$test" ] && flags+=(--run-test="$test")
   # 60 minutes is the suite's own advice; a run takes a few.

@@ -20,7 +20,10 @@ address_of() { # ASKED
 while true; do
   while read -r namespace name asked has; do
     key="$namespace/$name"
-    if [ -n "$has" ] && [ "$has" != null ]; then given[$has]="$key"; continue; fi
+    if [ -n "$has" ] && [ "$has" != null ]; then
+      given[$has]="$key"
+      case "$asked" in null | "$has") continue ;; esac
+    fi
     [ "$asked" = null ] && asked=
     address="$(address_of "$asked")" || continue
     given[$address]="$key"

@@ -9,6 +9,7 @@
 //! [`capture`] set the rules, [`probe`] sends connections through them. Then
 //! it watches ([`notice`]) and proves again, until the controller lets the pod
 //! go: rules first capture nothing new, the tunnel drains, the rules go.
+//! [`install`] keeps the plug-in in the runtime's chain.
 //!
 //! The agent holds no traffic: while it is away, pods stay as they are.
 //!
@@ -45,6 +46,7 @@ pub mod capture;
 pub mod discover;
 pub mod enrol;
 pub mod host;
+pub mod install;
 pub mod link;
 pub mod metrics;
 pub mod node;
@@ -270,6 +272,7 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> Result<(
     tokio::select! {
         outcome = agent.serve() => outcome,
         () = link::follow(&agent, &settings) => Ok(()),
+        () = install::keep(settings.plugins.as_ref(), agent.ready.subscribe()) => Ok(()),
         () = stop => {
             info!("agent ends; its pods stay in the mesh");
             Ok(())

@@ -11,7 +11,7 @@ use crate::store::lookup::Lookup;
 use crate::store::{Key, Kind, Name};
 
 /// What gateways of ours serve, by the names of Gateway API `pkg/features`, sorted.
-const FEATURES: [&str; 47] = [
+const FEATURES: [&str; 48] = [
     "BackendTLSPolicy",
     "BackendTLSPolicySANValidation",
     "GRPCRoute",
@@ -23,8 +23,9 @@ const FEATURES: [&str; 47] = [
     "GatewayFrontendClientCertificateValidationInsecureFallback",
     "GatewayHTTPListenerIsolation",
     "GatewayHTTPSListenerDetectMisdirectedRequests",
-    "GatewayInfrastructurePropagation",
+    "GatewayInfrastructure",
     "GatewayPort8080",
+    "GatewayStaticAddresses",
     "HTTPRoute",
     "HTTPRoute303RedirectStatusCode",
     "HTTPRoute307RedirectStatusCode",

@@ -13,7 +13,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -23,9 +23,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 
 use super::capture::Families;
-use crate::inpod::proof::{
-    ADDRESS_LINK_LOCAL, ADDRESS_V4, ADDRESS_V6, Answer, Key, Nonce, PORT, Way, hex, name_of,
-};
+use crate::inpod::proof::{ADDRESS_V4, ADDRESS_V6, Answer, Key, Nonce, PORT, Way, hex, name_of};
 use crate::sys::NetworkNamespace;
 
 /// Time for one probe, from its first packet to the answer.
@@ -177,39 +175,20 @@ fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
     address
 }
 
-/// A reserved address that the pod has a route to, if it has any of that family.
+/// The address, if the pod has a route to it.
+///
+/// A pod whose only IPv6 address is its link's reaches no one by it once it is captured: such a
+/// socket is bound to the link and cannot be led to the tunnel, so the kernel refuses it.
 fn way_out(namespace: &NetworkNamespace, ip: IpAddr) -> Option<SocketAddr> {
-    let reachable = |target: SocketAddr| {
-        let any: IpAddr = match target {
-            SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
-            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-        };
-        // Connecting a datagram socket sends nothing; it only looks up the route.
-        let connect = || std::net::UdpSocket::bind((any, 0)).and_then(|s| s.connect(target));
-        namespace.enter(connect).is_ok_and(|outcome| outcome.is_ok())
-    };
     let target = SocketAddr::new(ip, PORT);
-    if reachable(target) {
-        return Some(target);
-    }
-    if ip.is_ipv4() {
-        return None;
-    }
-    let interface = link_local_interface(namespace)?;
-    let local = SocketAddrV6::new(ADDRESS_LINK_LOCAL, PORT, 0, interface);
-    Some(SocketAddr::V6(local)).filter(|target| reachable(*target))
-}
-
-/// Index of an interface with a link-local address.
-fn link_local_interface(namespace: &NetworkNamespace) -> Option<u32> {
-    let read = || std::fs::read_to_string("/proc/thread-self/net/if_inet6");
-    let text = namespace.enter(read).ok()?.ok()?;
-    // Columns: address, index, prefix length, scope (20 is the link), flags, name.
-    text.lines().find_map(|line| {
-        let columns: Vec<&str> = line.split_whitespace().collect();
-        let index = u32::from_str_radix(columns.get(1)?, 16).ok()?;
-        (columns.get(3) == Some(&"20")).then_some(index)
-    })
+    let any: IpAddr = match target {
+        SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    // Connecting a datagram socket sends nothing; it only looks up the route.
+    let connect = || std::net::UdpSocket::bind((any, 0)).and_then(|s| s.connect(target));
+    let reachable = namespace.enter(connect).is_ok_and(|outcome| outcome.is_ok());
+    reachable.then_some(target)
 }
 
 async fn connect(namespace: &NetworkNamespace, target: SocketAddr) -> io::Result<TcpStream> {

@@ -6,10 +6,11 @@
 //! in the agent reads the environment. All problems are reported together.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::install::Places;
 use crate::sys;
 
 /// Settings of one agent; they do not change while it runs.
@@ -37,6 +38,9 @@ pub struct Settings {
     pub kubelet_user: u32,
     /// `AGENT_DRAIN_SECONDS`: longest wait for captured connections of a released pod.
     pub drain: Duration,
+    /// `AGENT_CNI_BIN_DIR`, `AGENT_CNI_CONF_DIR`: where the container runtime looks for plug-ins
+    /// and their configurations. Without both, nothing is put there.
+    pub plugins: Option<Places>,
     /// `AGENT_LISTEN`: addresses for readiness and metrics, separated by commas.
     pub listen: Vec<SocketAddr>,
 }
@@ -91,6 +95,7 @@ impl Settings {
             node_netns: reader.or("AGENT_NODE_NETNS", "/proc/self/ns/net"),
             kubelet_user: reader.or("AGENT_KUBELET_UID", "0"),
             drain: Duration::from_secs(reader.or("AGENT_DRAIN_SECONDS", "600")),
+            plugins: reader.plugins(&folder),
             listen: reader.addresses("AGENT_LISTEN"),
             folder,
         };
@@ -124,6 +129,18 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         text.parse().unwrap_or_else(|_| {
             self.problems.push(format!("{name}: {text:?} is not {}", T::WANTED));
             T::fallback()
+        })
+    }
+
+    fn plugins(&mut self, folder: &Path) -> Option<Places> {
+        let path = |name| (self.variable)(name).filter(|path| !path.is_empty());
+        let (programs, configurations) = (path("AGENT_CNI_BIN_DIR"), path("AGENT_CNI_CONF_DIR"));
+        let (programs, configurations) = programs.zip(configurations)?;
+        Some(Places {
+            programs: programs.into(),
+            configurations: configurations.into(),
+            plugin: self.or("AGENT_CNI_PLUGIN", "/usr/local/bin/waymark-cni"),
+            agent: folder.to_owned(),
         })
     }
 
@@ -201,6 +218,9 @@ mod tests {
         assert_eq!(settings.listen.len(), 2);
         let none = read(&[("NODE_NAME", "node-1"), ("AGENT_LISTEN", "")]).unwrap();
         assert_eq!(none.listen, []);
+        assert_eq!(none.plugins, None);
+        let both = [("AGENT_CNI_BIN_DIR", "/b"), ("AGENT_CNI_CONF_DIR", "/c"), ("NODE_NAME", "n")];
+        assert_eq!(read(&both).unwrap().plugins.unwrap().configurations, Path::new("/c"));
     }
 
     #[test]

@@ -32,9 +32,6 @@ pub const ADDRESS_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 7, 126);
 pub const ADDRESS_V6: Ipv6Addr =
     Ipv6Addr::new(0xfd16, 0x9254, 0x7126, 0x1337, 0xffff, 0xffff, 0xffff, 0xffff);
 
-/// Where they go in a pod that has no IPv6 route but to its own link.
-pub const ADDRESS_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x7126, 0x1337);
-
 /// Names that prove capture of name queries end so; the label before is the nonce.
 pub const NAME_SUFFIX: &str = ".proof.waymark.internal";
 
@@ -70,7 +67,7 @@ impl Way {
     pub fn is_probe(self, target: SocketAddr) -> bool {
         let reserved = match target.ip().to_canonical() {
             IpAddr::V4(ip) => ip == ADDRESS_V4,
-            IpAddr::V6(ip) => ip == ADDRESS_V6 || ip == ADDRESS_LINK_LOCAL,
+            IpAddr::V6(ip) => ip == ADDRESS_V6,
         };
         match self {
             Self::Outbound => target.port() == PORT && reserved,
@@ -216,7 +213,7 @@ mod tests {
             (Way::Outbound, "169.254.7.126:15007", true),
             (Way::Outbound, "[::ffff:169.254.7.126]:15007", true),
             (Way::Outbound, "[fd16:9254:7126:1337:ffff:ffff:ffff:ffff]:15007", true),
-            (Way::Outbound, "[fe80::7126:1337]:15007", true),
+            (Way::Outbound, "[fe80::7126:1337]:15007", false),
             (Way::Outbound, "169.254.7.126:80", false),
             (Way::Outbound, "10.244.1.5:15007", false),
             (Way::Inbound, "10.244.1.5:15007", true),
