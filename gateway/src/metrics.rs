@@ -44,6 +44,8 @@ pub struct Outcome {
     pub request_bytes: u64,
     /// Bytes of the response's body.
     pub response_bytes: u64,
+    /// Messages of a gRPC call, from the client and to it.
+    pub messages: (u64, u64),
 }
 
 /// All series of this process.
@@ -144,18 +146,23 @@ impl Collector for Metrics {
             let series = lock(&self.http);
             series.iter().map(|(labels, one)| (labels.clone(), Arc::clone(one))).collect()
         };
-        let counters: [(&str, &str, series::Read<HttpSeries, u64>); 1] =
-            [("istio_requests", "Requests", HttpSeries::requests)];
-        for (name, help, read) in counters {
-            write_counters(
-                encoder.encode_descriptor(name, help, None, MetricType::Counter)?,
-                &http,
-                read,
-            )?;
-        }
+        let (name, help) = ("istio_requests", "Requests");
+        write_counters(
+            encoder.encode_descriptor(name, help, None, MetricType::Counter)?,
+            &http,
+            HttpSeries::requests,
+        )?;
         for (name, help, read) in HttpSeries::HISTOGRAMS {
             let descriptor = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
             write_histograms(descriptor, &http, read)?;
+        }
+        let grpc: Vec<_> = http.into_iter().filter(|(labels, _)| labels.is_grpc()).collect();
+        for (name, help, read) in HttpSeries::MESSAGES {
+            write_counters(
+                encoder.encode_descriptor(name, help, None, MetricType::Counter)?,
+                &grpc,
+                read,
+            )?;
         }
         let tcp: Vec<_> = {
             let series = lock(&self.tcp);

@@ -58,7 +58,10 @@ impl<'a> Carrying<'a> {
         let retry = matched.rule.map(|rule| Cow::Borrowed(&rule.retry));
         let retry = retry.unwrap_or_else(|| Cow::Owned(RetryRule::default()));
         let deadline = timeouts.deadline(asked.started);
-        let bodies = Carry::new(&asked.worker.shared.http_limits);
+        let mut bodies = Carry::new(&asked.worker.shared.http_limits);
+        if asked.grpc {
+            bodies.count_messages();
+        }
         Self { asked, backend, plan, last: None, bodies, deadline, timeouts, retry }
     }
 

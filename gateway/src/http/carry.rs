@@ -26,10 +26,12 @@ use tokio::sync::mpsc;
 use super::downstream::{Downstream, Event};
 use super::{Body, Error, Limits, Protocol, RequestHead, ResponseHead, Upstream};
 
+mod messages;
 mod mirror;
 mod raw;
 mod replay;
 
+use messages::Messages;
 pub use mirror::{Piece, mirror};
 use replay::Replay;
 
@@ -43,6 +45,8 @@ pub struct Moved {
     pub request: u64,
     /// To the client.
     pub response: u64,
+    /// Messages of a gRPC call from the client, and to it, if they are counted.
+    pub messages: Option<(u64, u64)>,
 }
 
 /// The bodies of one exchange.
@@ -55,6 +59,8 @@ pub struct Carry {
     /// The current try: how far its request is.
     sink: Sink,
     moved: Moved,
+    /// Messages from the client, and to it, of a gRPC call.
+    messages: Option<(Messages, Messages)>,
     grpc_status: Option<u16>,
     /// Interim responses of the current try.
     interim: u8,
@@ -86,6 +92,7 @@ impl Carry {
             source: Source::Open,
             sink: Sink::Open,
             moved: Moved::default(),
+            messages: None,
             grpc_status: None,
             interim: 0,
         }
@@ -96,10 +103,16 @@ impl Carry {
         self.mirrors.push(queue);
     }
 
-    /// Bytes moved so far.
+    /// Counts the messages of a gRPC call too.
+    pub fn count_messages(&mut self) {
+        self.messages = Some(Default::default());
+    }
+
+    /// What was moved so far.
     #[must_use]
     pub fn moved(&self) -> Moved {
-        self.moved
+        let messages = self.messages.map(|(request, response)| (request.begun(), response.begun()));
+        Moved { messages, ..self.moved }
     }
 
     /// The `grpc-status` in the trailers of the response, once it was delivered.
@@ -292,6 +305,9 @@ impl Carry {
         match event {
             Event::Data { piece, last } => {
                 self.moved.response += piece.len() as u64;
+                if let Some((_, response)) = &mut self.messages {
+                    response.see(&piece);
+                }
                 down.put_data(piece, last)?;
                 if last {
                     down.put_end(None)?;
@@ -384,6 +400,9 @@ impl Carry {
 
     fn note(&mut self, piece: &Bytes) {
         self.moved.request += piece.len() as u64;
+        if let Some((request, _)) = &mut self.messages {
+            request.see(piece);
+        }
         self.mirrors.retain(|queue| queue.try_send(Piece::Data(piece.clone())).is_ok());
     }
 

@@ -159,6 +159,12 @@ impl LabelSet {
         &self.labels
     }
 
+    /// Tells whether it is about gRPC calls.
+    pub(super) fn is_grpc(&self) -> bool {
+        let grpc = RequestProtocol::Grpc.as_str();
+        self.labels.iter().any(|(name, value)| *name == "request_protocol" && **value == *grpc)
+    }
+
     /// Uids of the workloads that the series is about.
     pub(super) fn workloads(&self) -> impl Iterator<Item = &str> {
         self.workloads.iter().flatten().map(|uid| &**uid)

@@ -79,6 +79,8 @@ pub(super) struct HttpSeries {
     milliseconds: Histogram,
     request_bytes: Histogram,
     response_bytes: Histogram,
+    request_messages: AtomicU64,
+    response_messages: AtomicU64,
 }
 
 impl HttpSeries {
@@ -87,6 +89,16 @@ impl HttpSeries {
         ("istio_request_duration_milliseconds", "Duration of requests", |s| &s.milliseconds),
         ("istio_request_bytes", "Sizes of request bodies", |s| &s.request_bytes),
         ("istio_response_bytes", "Sizes of response bodies", |s| &s.response_bytes),
+    ];
+
+    /// Name, help text and place of each counter that only gRPC calls have.
+    pub(super) const MESSAGES: [(&'static str, &'static str, Read<Self, u64>); 2] = [
+        ("istio_request_messages", "gRPC messages from the client", |s| {
+            s.request_messages.load(Relaxed)
+        }),
+        ("istio_response_messages", "gRPC messages to the client", |s| {
+            s.response_messages.load(Relaxed)
+        }),
     ];
 
     pub(super) fn requests(&self) -> u64 {
@@ -102,6 +114,10 @@ impl HttpSeries {
             (&self.response_bytes, outcome.response_bytes),
         ] {
             histogram.observe(as_float(bytes), bytes.saturating_mul(1_000));
+        }
+        if outcome.messages != (0, 0) {
+            self.request_messages.fetch_add(outcome.messages.0, Relaxed);
+            self.response_messages.fetch_add(outcome.messages.1, Relaxed);
         }
     }
 }

@@ -53,6 +53,7 @@ fn outcome(code: u16) -> Outcome {
         duration: Duration::from_micros(2_500),
         request_bytes: 0,
         response_bytes: 300,
+        messages: (0, 0),
     }
 }
 
@@ -96,6 +97,32 @@ fn requests_are_scraped_with_the_labels_that_kiali_groups_by() {
     }
     assert!(text.contains(&format!("istio_response_bytes_sum{{{labels}}} 600.0\n")));
     assert!(text.contains("response_code=\"503\""));
+}
+
+#[test]
+fn messages_are_counted_of_grpc_calls_only() {
+    let metrics = Arc::new(Metrics::default());
+    let mut core = PerCore::new(Arc::clone(&metrics));
+    let world = World::new();
+    core.request(1, &world.ends(), &outcome(200));
+    let text = scrape(&metrics);
+    assert!(!text.contains("istio_request_messages_total{"), "not of HTTP");
+    let call = Outcome {
+        protocol: RequestProtocol::Grpc,
+        grpc: Some(0),
+        messages: (2, 5),
+        ..outcome(200)
+    };
+    core.request(1, &world.ends(), &call);
+    core.request(1, &world.ends(), &call);
+    let text = scrape(&metrics);
+    for (name, value) in
+        [("istio_request_messages_total", 4), ("istio_response_messages_total", 10)]
+    {
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+        assert!(line.ends_with(&format!("}} {value}")), "{line}");
+        assert!(line.contains("request_protocol=\"grpc\""), "{line}");
+    }
 }
 
 #[test]

@@ -272,7 +272,8 @@ fn grpc_calls_go_by_http2_and_are_refused_in_grpc_words() -> anyhow::Result<()> 
             let request = http::Request::post(format!("http://shop.example{path}"))
                 .header("content-type", "application/grpc+proto")
                 .header("te", "trailers");
-            super::got(send.send_request(request.body(Full::default())?).await?).await
+            let two_messages = Full::from(&b"\0\0\0\0\x02ab\0\0\0\0\0"[..]);
+            super::got(send.send_request(request.body(two_messages)?).await?).await
         };
         let seen = call("/pkg.Service/Method").await?.seen()?;
         assert_eq!(seen.version, "HTTP/2.0");
@@ -282,6 +283,11 @@ fn grpc_calls_go_by_http2_and_are_refused_in_grpc_words() -> anyhow::Result<()> 
             (refused.status.as_u16(), &refused.head.headers["grpc-status"]),
             (200, &"12".parse()?)
         );
+        let counted =
+            |line: &str| line.starts_with("istio_request_messages_total{") && line.ends_with("} 2");
+        while !mesh.gateway.scrape().lines().any(counted) {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
         Ok(())
     })
 }
