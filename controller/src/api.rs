@@ -59,6 +59,8 @@ pub const SERVICE_TYPE: &str = "networking.istio.io/service-type";
 pub const TRUSTED_HOPS: &str = "gateway.waymark.dev/trusted-hops";
 /// Annotation on Gateway: `section=v1` or `section=v2`, comma separated: PROXY protocol.
 pub const PROXY_PROTOCOL: &str = "gateway.waymark.dev/proxy-protocol";
+/// Annotation on Gateway: `text` (the default), `json` or `off`: a line per request.
+pub const ACCESS_LOG: &str = "gateway.waymark.dev/access-log";
 /// Annotation on Gateway: OTLP endpoint that takes its traces.
 pub const TRACING_ENDPOINT: &str = "gateway.waymark.dev/tracing-endpoint";
 /// Annotation on Gateway: percentage of traces that start here, 0 to 100.

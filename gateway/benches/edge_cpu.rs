@@ -110,7 +110,7 @@ fn world(backend: SocketAddr, port: u16) -> Result<Vec<Resource>> {
         class: "waymark".into(),
         trusted_hops: 0,
         tracing: None,
-        access_log: false,
+        access_log: None,
         client_certificate: None,
     };
     let mut all = vec![

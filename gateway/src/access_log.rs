@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! One line per request or connection, in Envoy's default text format.
+//! One line per request or connection, in Envoy's default text format or as JSON ([`json`]).
 //!
-//! Owns the format and the queue to the one thread that writes. A core never
+//! Owns the text and the queue to the one thread that writes. A core never
 //! waits for it: a line that finds the queue full is dropped and counted.
 //!
 //! Rule: field order of Envoy's default access log as Istio configures it
 //! (Istio's access log).
+
+mod json;
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
@@ -18,6 +20,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, SystemTime};
 
 use policy::authz::Denied;
+use routing::gateway::LogFormat;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -111,14 +114,29 @@ pub(crate) struct HttpEntry<'a> {
 
 impl Entry<'_> {
     /// The line, without its end.
-    pub(crate) fn line(&self) -> String {
-        let mut line = String::with_capacity(320);
+    pub(crate) fn line(&self, format: LogFormat) -> String {
+        let mut line = String::with_capacity(match format {
+            LogFormat::Text => 320,
+            LogFormat::Json => 800,
+        });
         // Writing to a string does not fail.
-        let _ok = self.write(&mut line);
+        let _ok = match format {
+            LogFormat::Text => self.write_text(&mut line),
+            LogFormat::Json => self.write_json(&mut line),
+        };
         line
     }
 
-    fn write(&self, line: &mut String) -> fmt::Result {
+    /// The policy that refused, after the detail.
+    fn write_denied(&self, line: &mut String) -> fmt::Result {
+        match self.denied {
+            Some(Denied::Rule(by)) => write!(line, "[{}-rule[{}]]", by.policy, by.rule),
+            Some(denied) => write!(line, "[{}]", denied.policy()),
+            None => Ok(()),
+        }
+    }
+
+    fn write_text(&self, line: &mut String) -> fmt::Result {
         let start = OffsetDateTime::from(self.start).format(&Rfc3339).unwrap_or_default();
         write!(line, "[{start}] ")?;
         match &self.http {
@@ -132,11 +150,7 @@ impl Entry<'_> {
             None => line.push_str("\"- - -\" 0 "),
         }
         write!(line, "{} {}", self.flag.as_str(), self.detail)?;
-        match self.denied {
-            Some(Denied::Rule(by)) => write!(line, "[{}-rule[{}]]", by.policy, by.rule)?,
-            Some(denied) => write!(line, "[{}]", denied.policy())?,
-            None => {}
-        }
+        self.write_denied(line)?;
         line.push_str(" - ");
         push_quoted(line, self.failure.map(str::as_bytes));
         let millis = self.duration.as_millis();
@@ -197,10 +211,9 @@ mod tests {
     use super::*;
     use policy::authz::PolicyName;
 
-    #[test]
-    fn a_line_has_the_fields_of_envoy_in_their_order() {
-        let denied = Denied::NotAllowed(PolicyName::new("shop", "only-web"));
-        let entry = Entry {
+    /// A request that a policy refused.
+    pub(super) fn refused(denied: &Denied) -> Entry<'_> {
+        Entry {
             start: SystemTime::UNIX_EPOCH,
             http: Some(HttpEntry {
                 method: "GET",
@@ -215,7 +228,7 @@ mod tests {
             }),
             flag: Flag::Denied,
             detail: "rbac_access_denied_matched_policy",
-            denied: Some(&denied),
+            denied: Some(denied),
             failure: None,
             received: 0,
             sent: 19,
@@ -226,12 +239,18 @@ mod tests {
             remote: "10.244.1.2:40000".parse().unwrap(),
             sni: None,
             route: Some(&"HTTPRoute/shop/reviews/0"),
-        };
+        }
+    }
+
+    #[test]
+    fn a_line_has_the_fields_of_envoy_in_their_order() {
+        let denied = Denied::NotAllowed(PolicyName::new("shop", "only-web"));
+        let entry = refused(&denied);
         let want = "[1970-01-01T00:00:00Z] \"GET /a\\\"b\\x0a?c HTTP/1.1\" 403 DENY \
             rbac_access_denied_matched_policy[shop/only-web] - \"-\" 0 19 1 - \"10.0.0.9\" \
             \"curl\\xff\" \"id-1\" \"reviews:9080\" \"-\" shop/reviews.shop.svc.cluster.local - \
             10.96.0.5:9080 10.244.1.2:40000 - HTTPRoute/shop/reviews/0";
-        assert_eq!(entry.line(), want);
+        assert_eq!(entry.line(LogFormat::Text), want);
     }
 
     #[test]

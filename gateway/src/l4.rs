@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use routing::discovery::Service;
+use routing::gateway::LogFormat;
 use routing::route::Rule;
 use routing::split;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -63,8 +64,8 @@ pub(crate) async fn carry(
         // Never opened, so nothing else has counted it.
         session.count(flag).closed(0, 0);
     }
-    if loaded.logs() {
-        session.log(start, begun.elapsed(), refusal.as_ref());
+    if let Some(format) = loaded.log_format() {
+        session.log(format, start, begun.elapsed(), refusal.as_ref());
     }
 }
 
@@ -167,7 +168,13 @@ impl<'a> Session<'a> {
         self.worker.metrics.borrow_mut().connection(self.loaded.snapshot.revision, &ends, flag)
     }
 
-    fn log(&self, start: SystemTime, duration: Duration, refusal: Option<&Refusal>) {
+    fn log(
+        &self,
+        format: LogFormat,
+        start: SystemTime,
+        duration: Duration,
+        refusal: Option<&Refusal>,
+    ) {
         let answer = refusal.map(Refusal::answer);
         let cluster = self.service.map(|service| service.key.to_string());
         let failure = match refusal {
@@ -191,7 +198,7 @@ impl<'a> Session<'a> {
             sni: self.arrival.sni(),
             route: self.rule.as_ref().map(|rule| &rule.name as &dyn std::fmt::Display),
         };
-        self.worker.shared.access_log.write(entry.line());
+        self.worker.shared.access_log.write(entry.line(format));
     }
 }
 

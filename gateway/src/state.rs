@@ -11,6 +11,7 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, Guard};
 use policy::authz::Target;
 use routing::discovery::{NetworkAddress, Workload};
+use routing::gateway::LogFormat;
 use routing::listener::GatewayName;
 use routing::serving::{Serving, targets};
 use routing::snapshot::Snapshot;
@@ -46,9 +47,10 @@ impl Loaded {
         gateway.map_or(0, |gateway| usize::try_from(gateway.trusted_hops).unwrap_or(usize::MAX))
     }
 
-    /// Tells whether a line is logged per request.
-    pub(crate) fn logs(&self) -> bool {
-        self.serving().gateway(&self.gateway).is_none_or(|gateway| gateway.access_log)
+    /// How a line is logged per request; none: not at all.
+    pub(crate) fn log_format(&self) -> Option<LogFormat> {
+        let gateway = self.serving().gateway(&self.gateway);
+        gateway.map_or(Some(LogFormat::Text), |gateway| gateway.access_log)
     }
 }
 

@@ -22,8 +22,8 @@ pub struct Gateway {
     pub trusted_hops: u32,
     /// Where spans go; none makes none.
     pub tracing: Option<Tracing>,
-    /// One log line per request.
-    pub access_log: bool,
+    /// How one line per request is logged; none: not at all.
+    pub access_log: Option<LogFormat>,
     /// Certificate to show to TLS backends.
     ///
     /// Rule: `GatewayBackendTLS` in Gateway API `apis/v1/gateway_types.go`.
@@ -37,6 +37,16 @@ pub enum GatewayKind {
     Ingress,
     /// In front of services in the mesh: the destination of a CONNECT chooses the routes.
     Waypoint,
+}
+
+/// How a line of the access log is written.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum LogFormat {
+    /// Envoy's default text.
+    #[default]
+    Text,
+    /// One JSON object.
+    Json,
 }
 
 /// Where spans go.

@@ -80,7 +80,7 @@ pub(crate) fn resource(waypoint: bool, name: &str) -> anyhow::Result<GatewaySett
         class: "waymark".into(),
         trusted_hops: 0,
         tracing: None,
-        access_log: false,
+        access_log: None,
         client_certificate: None,
     })
 }

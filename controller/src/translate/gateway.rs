@@ -11,7 +11,7 @@ use std::sync::Arc;
 use gateway_api::experimental::gateways::Gateway as Object;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use routing::delta::Resource as Plane;
-use routing::gateway::{Gateway, GatewayKind, Tracing};
+use routing::gateway::{Gateway, GatewayKind, LogFormat, Tracing};
 use routing::listener::{Listener, SecretName};
 
 use super::certificate::{self, Reference};
@@ -90,7 +90,11 @@ fn settings(
             .and_then(|text| text.trim().parse().ok())
             .unwrap_or(0),
         tracing,
-        access_log: true,
+        access_log: match annotation(api::ACCESS_LOG) {
+            Some("off") => None,
+            Some("json") => Some(LogFormat::Json),
+            Some(_) | None => Some(LogFormat::Text),
+        },
         client_certificate: client.ok().cloned().flatten(),
     })
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::header::{HeaderValue, USER_AGENT};
 use routing::discovery::{NetworkAddress, Service, Workload};
+use routing::gateway::LogFormat;
 use routing::matching::Head;
 use routing::route::Rule;
 
@@ -88,6 +89,7 @@ pub(super) fn finish(mut asked: Asked<'_>, down: &Downstream, record: Record<'_>
         duration,
         request_bytes: record.moved.request,
         response_bytes: record.moved.response + record.own_bytes,
+        messages: record.moved.messages.unwrap_or_default(),
     };
     let target = record.target.as_deref();
     let to = To {
@@ -98,9 +100,10 @@ pub(super) fn finish(mut asked: Asked<'_>, down: &Downstream, record: Record<'_>
     let ends = ends(asked.worker, asked.loaded, asked.arrival, to);
     let revision = asked.loaded.snapshot.revision;
     asked.worker.metrics.borrow_mut().request(revision, &ends, &outcome);
-    if asked.loaded.logs() {
+    if let Some(format) = asked.loaded.log_format() {
         let detail = answer.map_or("via_upstream", |answer| answer.detail);
-        log(&asked, down, &record, &outcome, detail);
+        let line = line(&asked, down, &record, (&outcome, detail), format);
+        asked.worker.shared.access_log.write(line);
     }
     if let Some(span) = asked.span.take() {
         let head = down.head();
@@ -161,13 +164,13 @@ pub(crate) fn ends<'a>(
     }
 }
 
-fn log(
+fn line(
     asked: &Asked<'_>,
     down: &Downstream,
     record: &Record<'_>,
-    outcome: &Outcome,
-    detail: &'static str,
-) {
+    (outcome, detail): (&Outcome, &'static str),
+    format: LogFormat,
+) -> String {
     let head = down.head();
     let field = |name: &http::HeaderName| head.headers.get(name).map(HeaderValue::as_bytes);
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
@@ -204,5 +207,5 @@ fn log(
         sni: asked.arrival.sni(),
         route: record.rule.map(|rule| &rule.name as &dyn std::fmt::Display),
     };
-    asked.worker.shared.access_log.write(entry.line());
+    entry.line(format)
 }

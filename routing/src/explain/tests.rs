@@ -28,7 +28,7 @@ fn snapshot(world: &World) -> Snapshot {
             class: "waymark".into(),
             trusted_hops: 0,
             tracing: None,
-            access_log: true,
+            access_log: None,
             client_certificate: None,
         }));
     }

@@ -4,7 +4,7 @@
 
 use super::error::WireError;
 use super::messages::waymark::v1 as wire;
-use crate::gateway::{Gateway, GatewayKind, Tracing};
+use crate::gateway::{Gateway, GatewayKind, LogFormat, Tracing};
 
 /// Reads a message.
 ///
@@ -24,11 +24,20 @@ pub fn read(message: &wire::Gateway) -> Result<Gateway, WireError> {
         class: message.class.as_str().into(),
         trusted_hops: message.trusted_hops,
         tracing: message.tracing.as_ref().map(read_tracing).transpose()?,
-        access_log: message.access_log,
+        access_log: read_log(message)?,
         client_certificate: optional(&message.client_certificate, |text| {
             value("client_certificate", text)
         })?,
     })
+}
+
+fn read_log(message: &wire::Gateway) -> Result<Option<LogFormat>, WireError> {
+    let format = match wire::LogFormat::try_from(message.log_format) {
+        Ok(wire::LogFormat::Text) => LogFormat::Text,
+        Ok(wire::LogFormat::Json) => LogFormat::Json,
+        Err(_) => return Err(WireError::Unknown("log_format", message.log_format)),
+    };
+    Ok(message.access_log.then_some(format))
 }
 
 fn read_tracing(message: &wire::Tracing) -> Result<Tracing, WireError> {
@@ -61,7 +70,12 @@ pub fn write(gateway: &Gateway) -> wire::Gateway {
             endpoint: tracing.endpoint.to_string(),
             sampled_per_million: tracing.sampled_per_million,
         }),
-        access_log: gateway.access_log,
+        access_log: gateway.access_log.is_some(),
+        log_format: match gateway.access_log {
+            None | Some(LogFormat::Text) => wire::LogFormat::Text,
+            Some(LogFormat::Json) => wire::LogFormat::Json,
+        }
+        .into(),
         client_certificate: gateway
             .client_certificate
             .as_ref()
@@ -96,7 +110,7 @@ mod tests {
             class: "waymark-waypoint".into(),
             trusted_hops: 2,
             tracing: Some(Tracing { endpoint: "otel:4317".into(), sampled_per_million: 10_000 }),
-            access_log: true,
+            access_log: Some(LogFormat::Json),
             client_certificate: Some("ns/client".parse().unwrap()),
         }
     }
@@ -106,10 +120,12 @@ mod tests {
         let bare = Gateway {
             kind: GatewayKind::Ingress,
             tracing: None,
+            access_log: None,
             client_certificate: None,
             ..gateway()
         };
-        for gateway in [gateway(), bare] {
+        let text = Gateway { access_log: Some(LogFormat::Text), ..gateway() };
+        for gateway in [gateway(), bare, text] {
             assert_eq!(read(&write(&gateway)), Ok(gateway));
         }
     }
@@ -124,6 +140,7 @@ mod tests {
             wire::Gateway { name: "gw".into(), ..good.clone() },
             wire::Gateway { kind: 0, ..good.clone() },
             wire::Gateway { kind: 9, ..good.clone() },
+            wire::Gateway { log_format: 9, ..good.clone() },
             wire::Gateway { tracing: tracing("", 1), ..good.clone() },
             wire::Gateway { tracing: tracing("a:1", 1_000_001), ..good.clone() },
             wire::Gateway { client_certificate: "x".into(), ..good },

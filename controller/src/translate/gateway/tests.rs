@@ -2,11 +2,13 @@
 
 //! Gateways by the cases of the Gateway API suite.
 
+use routing::delta::Resource as Plane;
+use routing::gateway::LogFormat;
 use routing::listener::{ClientValidationMode, Protocol, TlsMode};
 
 use super::super::Translator;
 use super::super::testing::{Edited, Made, certificate, run, secret, stores};
-use crate::output::{Family, Output};
+use crate::output::{Family, Output, Resource};
 use crate::status::Body;
 use crate::store::Kind;
 
@@ -31,6 +33,30 @@ fn gateway(spec: &str, more: &[&str]) -> Made {
     );
     let texts: Vec<&str> = [object.as_str()].into_iter().chain(more.iter().copied()).collect();
     run(&stores(&texts), Translator::Gateway, "infra/gw")
+}
+
+#[test]
+fn the_access_log_is_as_the_annotation_says() {
+    let cases = [
+        ("", Some(LogFormat::Text)),
+        ("{gateway.waymark.dev/access-log: text}", Some(LogFormat::Text)),
+        ("{gateway.waymark.dev/access-log: json}", Some(LogFormat::Json)),
+        ("{gateway.waymark.dev/access-log: 'off'}", None),
+    ];
+    for (annotations, want) in cases {
+        let object = format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\n\
+             metadata: {{name: gw, namespace: infra, annotations: {annotations}}}\n\
+             spec:\n  gatewayClassName: waymark\n{HTTP}"
+        );
+        let made = run(&stores(&[&object]), Translator::Gateway, "infra/gw");
+        let logs = made.0.iter().find_map(|output| {
+            let Output::Config(config) = output else { return None };
+            let Resource::Plane(Plane::Gateway(settings)) = &config.resource else { return None };
+            Some(settings.access_log)
+        });
+        assert_eq!(logs, Some(want), "{annotations}");
+    }
 }
 
 const HTTP: &str = "  listeners: [{name: http, port: 80, protocol: HTTP}]\n";

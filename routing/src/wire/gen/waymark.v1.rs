@@ -320,6 +320,9 @@ pub struct Gateway {
     /// Certificate to show to TLS backends, `namespace/name` of a Secret; empty: none.
     #[prost(string, tag = "7")]
     pub client_certificate: ::prost::alloc::string::String,
+    /// How that line is written.
+    #[prost(enumeration = "LogFormat", tag = "8")]
+    pub log_format: i32,
 }
 /// Where spans go.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -330,6 +333,35 @@ pub struct Tracing {
     /// Traces begun here, out of a million requests.
     #[prost(uint32, tag = "2")]
     pub sampled_per_million: u32,
+}
+/// How a line of the access log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum LogFormat {
+    /// Envoy's default text.
+    Text = 0,
+    /// One JSON object.
+    Json = 1,
+}
+impl LogFormat {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Text => "LOG_FORMAT_TEXT",
+            Self::Json => "LOG_FORMAT_JSON",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "LOG_FORMAT_TEXT" => Some(Self::Text),
+            "LOG_FORMAT_JSON" => Some(Self::Json),
+            _ => None,
+        }
+    }
 }
 /// What a gateway is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
