@@ -15,6 +15,7 @@
 
 pub mod backend;
 pub mod certs;
+pub mod collector;
 pub mod load;
 pub mod mesh;
 pub mod netns;

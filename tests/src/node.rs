@@ -39,6 +39,7 @@ use tunnel::metrics::Metrics;
 use tunnel::proxy::{Core, Parts, TunnelWorkers};
 use tunnel::settings::{Limits, Settings};
 use tunnel::state::Shared;
+use tunnel::trace::Tracer;
 use tunnel::worker::Workers;
 
 use crate::certs::Issuer;
@@ -101,6 +102,7 @@ impl Tunnel {
         socket: &Path,
         authority: Arc<dyn Authority>,
         limits: Limits,
+        traces: Option<Arc<Tracer>>,
     ) -> anyhow::Result<Self> {
         let variables = BTreeMap::from([
             ("NODE_NAME", "node".to_owned()),
@@ -116,6 +118,7 @@ impl Tunnel {
             shared: Arc::default(),
             metrics: Metrics::register(&mut registry),
             log: LogWriter::start(lines.clone(), false)?,
+            traces,
             sessions: TaskTracker::new(),
         };
         let make = parts.clone();
@@ -129,7 +132,7 @@ impl Tunnel {
         let (socket, served) = (socket.to_owned(), Arc::clone(&pods));
         let ready = watch::Sender::new(false);
         tokio::spawn(async move { protocol::follow(&socket, &served, &ready).await });
-        let snapshots = Snapshots::new(Arc::clone(&parts.shared));
+        let snapshots = Snapshots::new(Arc::clone(&parts.shared), Arc::default());
         let Parts { shared, metrics, sessions, .. } = parts;
         let versions = 0;
         Ok(Self { shared, pods, metrics, sessions, lines, registry, workers, snapshots, versions })
@@ -212,7 +215,7 @@ impl MeshNode {
         topology: &Topology,
         index: u8,
         issuer: &Arc<Issuer>,
-        limits: Limits,
+        (limits, traces): (Limits, Option<Arc<Tracer>>),
     ) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let node = topology.node(index);
@@ -234,7 +237,7 @@ impl MeshNode {
         runtime.spawn(async move { agent.serve().await });
         let socket = folder.path().join("ztunnel.sock");
         let authority: Arc<dyn Authority> = Arc::clone(issuer) as _;
-        let tunnel = Tunnel::start(&socket, authority, limits)?;
+        let tunnel = Tunnel::start(&socket, authority, limits, traces)?;
         Ok(Self { agent: pods, tunnel, runtime: Some(runtime), folder })
     }
 
@@ -275,9 +278,25 @@ impl World {
     ///
     /// Without root.
     pub fn new(nodes: u8, limits: Limits) -> anyhow::Result<Self> {
+        Self::traced(nodes, limits, &[])
+    }
+
+    /// The same, with spans: where those of each node go, in the order of nodes.
+    ///
+    /// # Errors
+    ///
+    /// Without root.
+    pub fn traced(
+        nodes: u8,
+        limits: Limits,
+        traces: &[Option<Arc<Tracer>>],
+    ) -> anyhow::Result<Self> {
         let topology = Topology::new(nodes)?;
         let issuer = Issuer::new()?;
-        let started = (1..=nodes).map(|index| MeshNode::start(&topology, index, &issuer, limits));
+        let traces = traces.iter().cloned().chain(std::iter::repeat(None));
+        let started = (1..=nodes)
+            .zip(traces)
+            .map(|(index, traces)| MeshNode::start(&topology, index, &issuer, (limits, traces)));
         let nodes = started.collect::<anyhow::Result<_>>()?;
         Ok(Self { nodes, gateways: Vec::new(), known: Snapshot::default(), issuer, topology })
     }

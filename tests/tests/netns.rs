@@ -34,6 +34,7 @@ mod netns {
     mod matrix;
     mod rotation;
     mod secrecy;
+    mod spans;
     pub(crate) mod talk;
 }
 
@@ -156,6 +157,11 @@ async fn a_service_is_reached_by_address_and_name_and_dead_endpoints_are_passed_
             None => assert_eq!(answer[7], 0, "{name:?} has no such address"),
         }
     }
+    let asked = async |kind: &str| {
+        let labels = ["source_canonical_service=\"client-vip\"", kind];
+        world.tunnel(1).unwrap().count("istio_dns_requests_total", &labels).await.unwrap()
+    };
+    assert_eq!((asked("\"A\"").await, asked("\"AAAA\"").await), (2.0, 1.0), "counted");
 }
 
 fn account(name: &str) -> StringMatch {
@@ -315,7 +321,7 @@ async fn a_tunnel_that_is_replaced_loses_no_connection() {
 
     let socket = world.nodes[0].folder().join("ztunnel.sock");
     let mut successor =
-        Tunnel::start(&socket, Arc::clone(&world.issuer) as _, Limits::default()).unwrap();
+        Tunnel::start(&socket, Arc::clone(&world.issuer) as _, Limits::default(), None).unwrap();
     let known = [
         world.workload("client-upgrade", &pair.client, true).unwrap(),
         world.workload("server-upgrade", &pair.server, true).unwrap(),

@@ -81,6 +81,21 @@ impl Fields {
     }
 }
 
+/// The same fields, for a span.
+impl IntoIterator for Fields {
+    type Item = (&'static str, String);
+    type IntoIter = std::iter::Map<
+        std::vec::IntoIter<(&'static str, Value)>,
+        fn((&'static str, Value)) -> (&'static str, String),
+    >;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter().map(|(key, value)| match value {
+            Value::Text(text) | Value::Bare(text) => (key, text),
+        })
+    }
+}
+
 impl LogWriter {
     /// Starts the writing thread.
     ///

@@ -25,6 +25,7 @@ use crate::access_log::LogWriter;
 use crate::admin::{self, Admin};
 use crate::control::authority::RemoteAuthority;
 use crate::control::client::follow;
+use crate::control::metrics::StreamMetrics;
 use crate::control::snapshots::Snapshots;
 use crate::credentials::Credentials;
 use crate::drain;
@@ -33,6 +34,7 @@ use crate::metrics::Metrics;
 use crate::proxy::{Core, Parts, TunnelWorkers};
 use crate::settings::Settings;
 use crate::state::Shared;
+use crate::trace::Tracer;
 use crate::worker::Workers;
 
 /// Time between looks for series whose workloads are gone.
@@ -46,12 +48,15 @@ const SERIES_SWEEP: Duration = Duration::from_secs(15);
 pub async fn run(settings: Settings, logs: Logs) -> anyhow::Result<()> {
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
+    let stream = Arc::<StreamMetrics>::default();
+    registry.register_collector(Box::new(Arc::clone(&stream)));
     let settings = Arc::new(settings);
     let parts = Parts {
         settings: Arc::clone(&settings),
         shared: Arc::default(),
         metrics: Arc::clone(&metrics),
         log: logs.writer,
+        traces: tracer(&settings)?,
         sessions: TaskTracker::new(),
     };
     let make = parts.clone();
@@ -82,7 +87,8 @@ pub async fn run(settings: Settings, logs: Logs) -> anyhow::Result<()> {
         end: end.clone(),
     };
     admin::start(admin).await?;
-    tokio::spawn(follow_controller(Arc::clone(&settings), Arc::clone(&parts.shared)));
+    let snapshots = Snapshots::new(Arc::clone(&parts.shared), stream);
+    tokio::spawn(follow_controller(Arc::clone(&settings), snapshots));
     let (socket, served) = (settings.agent.clone(), Arc::clone(&pods));
     tokio::spawn(async move { protocol::follow(&socket, &served, &agent_ready).await });
     tokio::spawn(sweep_series(metrics, Arc::clone(&parts.shared)));
@@ -91,8 +97,29 @@ pub async fn run(settings: Settings, logs: Logs) -> anyhow::Result<()> {
     drain::told(&end).await;
     drain::drain(&pods, &parts.sessions, settings.limits.drain).await;
     workers.stop();
-    tokio::task::spawn_blocking(move || threads.join()).await?;
+    // Sending the last spans may take a while, as the workers' ends do.
+    let traces = parts.traces;
+    tokio::task::spawn_blocking(move || {
+        threads.join();
+        drop(traces);
+    })
+    .await?;
     Ok(())
+}
+
+/// Where spans go, if anywhere.
+fn tracer(settings: &Settings) -> anyhow::Result<Option<Arc<Tracer>>> {
+    let Some(endpoint) = settings.collector.clone() else { return Ok(None) };
+    let own = &settings.own;
+    let more = [
+        ("k8s.namespace.name", own.namespace.clone()),
+        ("k8s.pod.name", own.name.clone()),
+        ("k8s.node.name", settings.node.clone()),
+        ("k8s.cluster.name", settings.cluster.clone()),
+    ];
+    let service = format!("ztunnel.{}", own.namespace);
+    let tracer = Tracer::start(endpoint, service, more, settings.sampled_per_million)?;
+    Ok(Some(Arc::new(tracer)))
 }
 
 /// Where log lines go, and how their levels are changed.
@@ -119,10 +146,10 @@ pub fn forget_gone(shared: &Shared, workers: &TunnelWorkers) {
     });
 }
 
-async fn follow_controller(settings: Arc<Settings>, shared: Arc<Shared>) {
+async fn follow_controller(settings: Arc<Settings>, mut snapshots: Snapshots) {
     let kinds = [Kind::Address, Kind::Authorization].map(Kind::type_url);
     let client = Client::new(node(&settings), kinds);
-    follow(&settings.discovery, client, &mut Snapshots::new(shared)).await;
+    follow(&settings.discovery, client, &mut snapshots).await;
 }
 
 /// Who we are to the controller.

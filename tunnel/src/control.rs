@@ -26,6 +26,7 @@ use tonic_prost::ProstCodec;
 pub mod authority;
 pub mod backoff;
 pub mod client;
+pub mod metrics;
 pub mod snapshots;
 
 /// Largest message taken from the controller, in bytes.

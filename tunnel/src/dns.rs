@@ -14,7 +14,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, TXT};
@@ -26,6 +26,7 @@ use tokio::net::TcpStream;
 
 use crate::inpod::pods::Pod;
 use crate::inpod::proof::NAME_SUFFIX;
+use crate::metrics::dns::Transport;
 use crate::proxy::Core;
 use crate::sys::{self, SocketSettings};
 
@@ -54,13 +55,6 @@ const TCP_IDLE: Duration = Duration::from_secs(5);
 pub struct Sockets {
     udp: Vec<UdpSocket>,
     tcp: Vec<TcpListener>,
-}
-
-/// How a query came.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Transport {
-    Udp,
-    Tcp,
 }
 
 impl Sockets {
@@ -177,11 +171,13 @@ async fn answer(core: &Core, pod: &Pod, bytes: &[u8], transport: Transport) -> O
     if name.ends_with(NAME_SUFFIX) {
         return encode(&prove(core, pod, &query, question, name), &query, transport);
     }
+    let known = core.known(pod);
+    let asker = core.metrics.names.asked(known.as_deref(), question.query_type(), transport);
     let v6 = question.query_type() == RecordType::AAAA;
     let addresses = v6 || question.query_type() == RecordType::A;
     let found = match addresses && query.metadata.op_code == OpCode::Query {
         true => {
-            let Some(local) = core.known(pod) else {
+            let Some(local) = known else {
                 return encode(&refuse(&query, ResponseCode::ServFail), &query, transport);
             };
             look_up(core, &local, name, v6)
@@ -189,9 +185,12 @@ async fn answer(core: &Core, pod: &Pod, bytes: &[u8], transport: Transport) -> O
         false => Found::Elsewhere,
     };
     match found {
-        Found::Elsewhere => forward::ask(core, pod, bytes, transport == Transport::Tcp)
-            .await
-            .or_else(|| encode(&refuse(&query, ResponseCode::ServFail), &query, transport)),
+        Found::Elsewhere => {
+            let begun = Instant::now();
+            let answer = forward::ask(core, pod, bytes, transport == Transport::Tcp).await;
+            core.metrics.names.forwarded(&asker, begun.elapsed(), answer.is_some());
+            answer.or_else(|| encode(&refuse(&query, ResponseCode::ServFail), &query, transport))
+        }
         Found::Here { addresses, alias } => {
             encode(&respond(&query, question, addresses, alias)?, &query, transport)
         }

@@ -42,4 +42,5 @@ pub mod settings;
 pub mod share;
 pub mod state;
 pub mod sys;
+pub mod trace;
 pub mod worker;

@@ -22,8 +22,11 @@ use crate::refused::Refused;
 
 mod cause;
 mod collect;
+pub mod dns;
+mod process;
 
 pub use cause::Cause;
+pub use process::Process;
 
 /// Which end counts.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -150,6 +153,7 @@ pub struct Metrics {
     pub pods_stopped: AtomicU64,
     /// Connections and CONNECT requests of which no session came.
     pub refused: Refused<Cause>,
+    names: dns::Sums,
 }
 
 impl Metrics {
@@ -157,6 +161,7 @@ impl Metrics {
     pub fn register(registry: &mut Registry) -> Arc<Self> {
         let metrics = Arc::new(Self::default());
         registry.register_collector(Box::new(Arc::clone(&metrics)));
+        registry.register_collector(Box::new(Process));
         metrics
     }
 
@@ -177,6 +182,7 @@ impl Metrics {
         let known = |uid: &Option<Arc<str>>| {
             uid.as_ref().is_none_or(|uid| discovery.workload(uid).is_some())
         };
+        self.names.end_series(discovery);
         let mut all = self.series.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|key, series| {
             Arc::strong_count(series) > 1 || (known(&key.source) && known(&key.destination))
@@ -207,6 +213,8 @@ pub(crate) fn count(counter: &AtomicU64) {
 pub struct WorkerMetrics {
     metrics: Arc<Metrics>,
     series: RefCell<HashMap<SeriesKey, Rc<WorkerSeries>>>,
+    /// Name queries.
+    pub names: dns::Names,
 }
 
 #[derive(Debug)]
@@ -233,7 +241,7 @@ impl WorkerMetrics {
     /// Counters that are handed over to `metrics`.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, series: RefCell::default() }
+        Self { metrics, series: RefCell::default(), names: dns::Names::default() }
     }
 
     /// The counters of the process.
@@ -271,6 +279,7 @@ impl WorkerMetrics {
 
     /// Hands all sums over; forgets series that no session uses.
     pub fn flush(&self) {
+        self.names.flush(&self.metrics.names);
         self.series.borrow_mut().retain(|_, series| {
             let (from, to) = (&series.counts, &series.all.counts);
             for (cell, all) in [

@@ -35,6 +35,7 @@ use crate::metrics::WorkerMetrics;
 use crate::settings::Settings;
 use crate::state::Shared;
 use crate::sys::{self, SocketSettings};
+use crate::trace::Tracer;
 use crate::worker::Workers;
 
 mod application;
@@ -45,6 +46,7 @@ pub mod listen;
 pub mod outbound;
 pub mod passthrough;
 mod session;
+mod span;
 
 /// What one worker has at hand for its sessions.
 #[derive(Debug)]
@@ -59,6 +61,8 @@ pub struct Core {
     pub metrics: WorkerMetrics,
     /// Access log.
     pub log: LogWriter,
+    /// Where spans go, if anywhere.
+    pub traces: Option<Arc<Tracer>>,
     /// Answers the agent's probes.
     pub prover: Prover,
     /// Endpoints that failed lately, as this worker saw it.
@@ -78,6 +82,8 @@ pub struct Parts {
     pub metrics: Arc<crate::metrics::Metrics>,
     /// Access log.
     pub log: LogWriter,
+    /// Where spans go, if anywhere.
+    pub traces: Option<Arc<Tracer>>,
     /// Sessions of all workers.
     pub sessions: TaskTracker,
 }
@@ -96,6 +102,7 @@ impl Core {
             pool,
             metrics: WorkerMetrics::new(Arc::clone(&parts.metrics)),
             log: parts.log.clone(),
+            traces: parts.traces.clone(),
             prover: Prover::beside(&parts.settings.agent),
             outliers: RefCell::new(Outliers::new(outlier::Limits::default())),
             sessions: parts.sessions.clone(),

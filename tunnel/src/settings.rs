@@ -14,6 +14,7 @@ use std::time::Duration;
 use crate::control::Controller;
 use crate::hbone;
 use crate::sys::Keepalive;
+use crate::trace::MILLION;
 
 /// Values of the process; they never change.
 #[derive(Clone, Debug)]
@@ -56,6 +57,12 @@ pub struct Settings {
     pub stats: SocketAddr,
     /// Readiness: `READINESS_ADDR`, port 15021 of all addresses.
     pub readiness: SocketAddr,
+    /// Collector of spans, a URL: `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`, else
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT`; none, and there are no spans.
+    pub collector: Option<String>,
+    /// Connections whose trace begins here and is sampled, out of a million:
+    /// `OTEL_TRACES_SAMPLER_ARG`, a fraction, 1.
+    pub sampled_per_million: u32,
     /// Log lines are JSON: `LOG_FORMAT=json`.
     pub log_json: bool,
     /// Limits.
@@ -199,6 +206,8 @@ impl Reader<'_> {
             admin: self.get("ADMIN_ADDR", SocketAddr::from((Ipv4Addr::LOCALHOST, 15000))),
             stats: self.get("STATS_ADDR", any(15020)),
             readiness: self.get("READINESS_ADDR", any(15021)),
+            collector: self.collector(),
+            sampled_per_million: self.sampled(),
             log_json: self.get("LOG_FORMAT", String::new()) == "json",
             limits: self.limits(),
         }
@@ -233,6 +242,29 @@ impl Reader<'_> {
             self.problems.push(format!("ZTUNNEL_WORKER_THREADS: {told:?} is no number"));
         }
         count.unwrap_or(1).clamp(1, limit.max(1))
+    }
+
+    fn collector(&mut self) -> Option<String> {
+        let names = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+        names.into_iter().find_map(|name| {
+            let url: String = self.get(name, String::new());
+            let known = url.is_empty() || url.starts_with("http://");
+            if !known {
+                self.problems.push(format!("{name}: {url:?} is no URL that begins with http://"));
+            }
+            (known && !url.is_empty()).then_some(url)
+        })
+    }
+
+    fn sampled(&mut self) -> u32 {
+        let share: f64 = self.get("OTEL_TRACES_SAMPLER_ARG", 1.0);
+        if !(0.0..=1.0).contains(&share) {
+            self.problems.push(format!("OTEL_TRACES_SAMPLER_ARG: {share} is not from 0 to 1"));
+            return 0;
+        }
+        // Counted rather than cast: the fraction is rounded to the next part of a million.
+        let parts = (share * f64::from(MILLION)).round();
+        format!("{parts:.0}").parse().unwrap_or(MILLION)
     }
 
     fn limits(&mut self) -> Limits {
@@ -300,6 +332,37 @@ mod tests {
         let bad = [("PACKET_MARK", "x"), ("ADMIN_ADDR", "y"), ("ZTUNNEL_WORKER_THREADS", "z")];
         let InvalidSettings(problems) = read(&bad).map(|_| ()).unwrap_err();
         assert_eq!(problems.len(), 3, "{problems:?}");
+    }
+
+    #[test]
+    fn spans_go_where_opentelemetrys_own_variables_say() {
+        let url = "http://collector.test:4317";
+        type Row<'a> = (&'a [(&'a str, &'a str)], Option<&'a str>, u32);
+        let rows: [Row<'_>; 4] = [
+            (&[], None, MILLION),
+            (&[("OTEL_EXPORTER_OTLP_ENDPOINT", url)], Some(url), MILLION),
+            (
+                &[
+                    ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", url),
+                    ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://other.test"),
+                    ("OTEL_TRACES_SAMPLER_ARG", "0.25"),
+                ],
+                Some(url),
+                MILLION / 4,
+            ),
+            (&[("OTEL_TRACES_SAMPLER_ARG", "0")], None, 0),
+        ];
+        for (variables, collector, sampled) in rows {
+            let settings = read(variables).unwrap();
+            let got = (settings.collector.as_deref(), settings.sampled_per_million);
+            assert_eq!(got, (collector, sampled), "{variables:?}");
+        }
+        let bad = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector.test"),
+            ("OTEL_TRACES_SAMPLER_ARG", "2"),
+        ];
+        let InvalidSettings(problems) = read(&bad).map(|_| ()).unwrap_err();
+        assert_eq!(problems.len(), 2, "{problems:?}");
     }
 
     #[test]

@@ -16,24 +16,27 @@ use routing::wire;
 
 use super::ControlError;
 use super::client::Apply;
+use super::metrics::StreamMetrics;
 use crate::state::Shared;
 
 /// Applies responses to a [`Shared`].
 #[derive(Debug)]
 pub struct Snapshots {
     shared: Arc<Shared>,
+    metrics: Arc<StreamMetrics>,
 }
 
 impl Snapshots {
-    /// Publishes into `shared`.
+    /// Publishes into `shared`, and counts in `metrics`.
     #[must_use]
-    pub fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
+    pub fn new(shared: Arc<Shared>, metrics: Arc<StreamMetrics>) -> Self {
+        Self { shared, metrics }
     }
 }
 
 impl Apply for Snapshots {
     fn apply(&mut self, response: &DeltaDiscoveryResponse) -> Vec<Rejected> {
+        self.metrics.received(response);
         let changes = match wire::discovery::read(response) {
             Ok(changes) => changes,
             Err(error) => {
@@ -55,6 +58,7 @@ impl Apply for Snapshots {
     }
 
     fn disconnected(&mut self, why: &ControlError) {
+        self.metrics.ended(why);
         tracing::warn!(
             error = %wire::chain(why),
             revision = self.shared.snapshot().revision,

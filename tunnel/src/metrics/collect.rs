@@ -15,7 +15,7 @@ use super::{Counts, Flag, Metrics, Reporter, Traffic};
 
 const UNKNOWN: &str = "unknown";
 
-fn or_unknown(text: &str) -> String {
+pub(super) fn or_unknown(text: &str) -> String {
     if text.is_empty() { UNKNOWN.to_owned() } else { text.to_owned() }
 }
 
@@ -180,6 +180,7 @@ impl Collector for Metrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
         self.encode_series(&mut encoder)?;
         self.encode_process(&mut encoder)?;
+        self.names.encode(&mut encoder)?;
         self.refused.encode(encoder)
     }
 }

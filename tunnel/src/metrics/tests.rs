@@ -48,7 +48,8 @@ fn sessions_are_counted_under_istios_names_until_their_workloads_are_gone() {
     assert_eq!(line("istio_tcp_connections_opened_total{reporter=\"source\"", ok).unwrap(), "1");
     assert_eq!(line("istio_tcp_connections_closed_total", ok).unwrap(), "0");
     assert_eq!(line("istio_tcp_received_bytes_total", ok).unwrap(), "10");
-    assert_eq!(line("istio_tcp_sent_bytes_total", "mutual_tls").unwrap(), "20");
+    assert_eq!(line("istio_tcp_sent_bytes_total", ok).unwrap(), "20");
+    assert!(text.lines().filter(|line| line.contains(ok)).all(|line| line.contains("mutual_tls")));
     assert_eq!(line("istio_tcp_connections_failed_total", "DENY").unwrap(), "1");
     assert_eq!(line("istio_tcp_sockets_open", "source").unwrap(), "1");
 
@@ -62,4 +63,55 @@ fn sessions_are_counted_under_istios_names_until_their_workloads_are_gone() {
     assert_eq!(metrics.series_count(), 1);
     metrics.end_series(&Discovery::default());
     assert_eq!(metrics.series_count(), 0);
+}
+
+#[test]
+fn name_queries_are_counted_by_who_asks_and_what_comes_of_them() {
+    use hickory_proto::rr::RecordType;
+    use std::time::Duration;
+
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let workers = [0, 1].map(|_| WorkerMetrics::new(Arc::clone(&metrics)));
+    let web = workload("web");
+    for worker in &workers {
+        let asked = |kind| worker.names.asked(Some(&web), kind, dns::Transport::Udp);
+        asked(RecordType::A);
+        let asker = asked(RecordType::Unknown(4242));
+        worker.names.forwarded(&asker, Duration::from_millis(5), true);
+        worker.names.forwarded(&asker, Duration::from_secs(9), false);
+        worker.names.asked(None, RecordType::A, dns::Transport::Tcp);
+        worker.flush();
+    }
+    let scrape = || {
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        text
+    };
+    let web_labels = "source_canonical_service=\"web\",source_canonical_revision=\"unknown\"";
+    let unknown = web_labels.replace("web", "unknown");
+    let other = format!("request_query_type=\"other\",request_protocol=\"udp\",{web_labels}");
+    let lines = [
+        format!(
+            "istio_dns_requests_total{{request_query_type=\"A\",request_protocol=\"udp\",{web_labels}}} 2"
+        ),
+        format!(
+            "istio_dns_requests_total{{request_query_type=\"A\",request_protocol=\"tcp\",{unknown}}} 2"
+        ),
+        format!("istio_dns_upstream_requests_total{{{other}}} 4"),
+        format!("istio_dns_upstream_failures_total{{{other}}} 2"),
+        format!("istio_dns_upstream_request_duration_seconds_bucket{{le=\"0.001\",{}}} 0", other),
+        format!("istio_dns_upstream_request_duration_seconds_bucket{{le=\"0.01\",{}}} 2", other),
+        format!("istio_dns_upstream_request_duration_seconds_bucket{{le=\"+Inf\",{}}} 4", other),
+        format!("istio_dns_upstream_request_duration_seconds_count{{{other}}} 4"),
+    ];
+    let text = scrape();
+    for line in lines {
+        assert!(text.lines().any(|one| one == line), "{line} in {text}");
+    }
+    for name in ["process_cpu_seconds_total", "process_open_fds", "process_start_time_seconds"] {
+        assert!(text.contains(name), "{name} in {text}");
+    }
+    metrics.end_series(&Discovery::default());
+    assert!(!scrape().contains(web_labels), "series end with their workloads");
 }

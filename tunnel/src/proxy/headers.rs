@@ -6,13 +6,12 @@
 
 use std::net::SocketAddr;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderValue};
 use rand::Rng as _;
 use routing::discovery::{Service, Workload, WorkloadType};
 
 use crate::hbone::{BAGGAGE, FORWARDED, POD_UID};
-
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+use crate::trace::TRACEPARENT;
 
 /// Who `workload` is, for the other side's telemetry.
 pub(super) fn baggage(workload: &Workload) -> Option<HeaderValue> {

@@ -192,7 +192,8 @@ async fn session(
     (connect, _turn): (Connect, Turn),
 ) {
     let text = connect.authority().to_owned();
-    let mut record = Record::new(unknown_traffic(peer), peer.address, connected);
+    let span = core.span(Reporter::Destination, Some(&connect.head().headers));
+    let mut record = Record::new(unknown_traffic(peer), peer.address, connected).traced(span);
     record.authority = Some(text.clone());
     let admitted = match admit(core, pod, peer, (connected, &text, &connect), &mut record).await {
         Ok(admitted) => admitted,

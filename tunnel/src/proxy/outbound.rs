@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::HeaderValue;
 use rand::Rng as _;
 use routing::discovery::{Service, Workload};
 use routing::l4::{self, Dial, Hop, Refusal, Tunnel};
@@ -24,6 +25,7 @@ use super::carry::Side;
 use super::headers;
 use super::passthrough::EarlyError;
 use super::session::Record;
+use super::span::SessionSpan;
 use crate::credentials::CredentialError;
 use crate::hbone::client::{Ask, ConnectError};
 use crate::hbone::pool::{Key, OpenError};
@@ -31,6 +33,7 @@ use crate::inpod::pods::Pod;
 use crate::inpod::proof::Way;
 use crate::metrics::{Flag, Reporter, Traffic};
 use crate::sys::{self, SocketSettings};
+use crate::trace::TRACEPARENT;
 
 /// Why a hop did not take the connection.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +81,8 @@ struct From<'a> {
     local: &'a Arc<Workload>,
     client: SocketAddr,
     service: Option<&'a Arc<Service>>,
+    /// The span that what comes of it belongs to.
+    trace: Option<HeaderValue>,
 }
 
 pub(super) async fn serve(core: &Rc<Core>, pod: &Arc<Pod>, stream: TcpStream, peer: SocketAddr) {
@@ -96,7 +101,9 @@ pub(super) async fn serve(core: &Rc<Core>, pod: &Arc<Pod>, stream: TcpStream, pe
     let Some(local) = core.local(pod).await else {
         return early(target, EarlyError::UnknownPod);
     };
-    let mut record = Record::new(traffic(&local), peer, target);
+    let span = core.span(Reporter::Source, None);
+    let trace = span.as_ref().and_then(SessionSpan::header);
+    let mut record = Record::new(traffic(&local), peer, target).traced(span);
     let way = {
         let snapshot = core.shared.snapshot();
         l4::resolve(&local, target, &snapshot.discovery, rand::rng().random())
@@ -106,7 +113,8 @@ pub(super) async fn serve(core: &Rc<Core>, pod: &Arc<Pod>, stream: TcpStream, pe
         Err(refusal) => return core.failed(&record, flag_of(&refusal), &refusal),
     };
     record.traffic.service = way.service.clone();
-    let from = From { pod, local: &local, client: peer, service: way.service.as_ref() };
+    let service = way.service.as_ref();
+    let from = From { pod, local: &local, client: peer, service, trace };
     match core.reach(&from, way.hops, &mut record).await {
         Ok(server) => core.carry(pod, record, (Side::Tcp(stream), server), None).await,
         Err(error) => core.failed(&record, error.flag(), &error),
@@ -211,7 +219,10 @@ impl Core {
         record.traffic.source_identity = Some(from.local.identity.clone());
         record.traffic.destination_identity = Some(tunnel.expected.identity.clone());
         let service = from.service.map(|service| &**service);
-        let headers = headers::connect(from.local, from.client, service, pod_uid);
+        let mut headers = headers::connect(from.local, from.client, service, pod_uid);
+        if let Some(trace) = &from.trace {
+            headers.insert(TRACEPARENT, trace.clone());
+        }
         let ask = Ask::new(&tunnel.authority, headers).map_err(HopError::Authority)?;
         let key = Key {
             source: from.local.identity.clone(),

@@ -61,7 +61,8 @@ pub(super) async fn serve(core: &Rc<Core>, pod: &Arc<Pod>, stream: TcpStream, pe
         return core.closed_early(Reporter::Destination, peer, target, &EarlyError::UnknownPod);
     };
     let caller = Peer::plain(peer);
-    let record = Record::new(traffic(core, &local, peer, target), peer, target);
+    let span = core.span(Reporter::Destination, None);
+    let record = Record::new(traffic(core, &local, peer, target), peer, target).traced(span);
     if let Err(denied) = core.permit(&local, &caller, target).await {
         return core.failed(&record, Flag::Denied, &denied);
     }

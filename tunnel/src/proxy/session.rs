@@ -5,6 +5,7 @@
 //! Owns: carrying under a permit that may be withdrawn, the end at the pod's
 //! or the process's end, counters and the log line.
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use routing::wire::chain;
 
 use super::Core;
 use super::carry::{self, Side};
+use super::span::SessionSpan;
 use crate::access_log::{Fields, Level};
 use crate::inpod::pods::Pod;
 use crate::inpod::sessions::OpenSession;
@@ -37,7 +39,6 @@ pub(super) enum SessionError {
 }
 
 /// What is known of a session for telemetry.
-#[derive(Debug)]
 pub(super) struct Record {
     pub(super) start: Instant,
     pub(super) traffic: Traffic,
@@ -49,6 +50,8 @@ pub(super) struct Record {
     pub(super) destination: Option<SocketAddr>,
     /// Authority of the CONNECT.
     pub(super) authority: Option<String>,
+    /// Ended once, with the session.
+    pub(super) span: Cell<Option<SessionSpan>>,
 }
 
 /// A permit that is asked for again at every change of policy.
@@ -63,7 +66,13 @@ impl Record {
     /// [`Self::destination`] says otherwise later.
     pub(super) fn new(traffic: Traffic, source: SocketAddr, asked: SocketAddr) -> Self {
         let (start, destination) = (Instant::now(), Some(asked));
-        Self { start, traffic, source, asked, destination, authority: None }
+        let span = Cell::default();
+        Self { start, traffic, source, asked, destination, authority: None, span }
+    }
+
+    /// The same, with its span.
+    pub(super) fn traced(self, span: Option<SessionSpan>) -> Self {
+        Self { span: Cell::new(span), ..self }
     }
 
     fn fields(&self) -> Fields {
@@ -117,7 +126,7 @@ impl Core {
     /// Counts and notes a session that never began.
     pub(super) fn failed(&self, record: &Record, flag: Flag, why: &dyn std::error::Error) {
         self.metrics.failed(&record.traffic, flag);
-        self.note_failed(record, why);
+        self.over(record, (0, 0), Some(why), true);
     }
 
     /// Counts a CONNECT that was refused. What policy or the application refused is always
@@ -131,21 +140,43 @@ impl Core {
         self.metrics.failed(&record.traffic, flag);
         let first = self.metrics.process().refused.count(cause);
         let always = matches!(cause, Cause::Denied | Cause::Unreachable);
-        if always || first || tracing::enabled!(target: "access", tracing::Level::DEBUG) {
-            self.note_failed(record, why);
-        }
+        let told = always || first || tracing::enabled!(target: "access", tracing::Level::DEBUG);
+        self.over(record, (0, 0), Some(why), told);
     }
 
-    fn note_failed(&self, record: &Record, why: &dyn std::error::Error) {
-        if !tracing::enabled!(target: "access", tracing::Level::ERROR) {
+    /// Writes the line of a session that is over, if it is to be `told`, and ends its span.
+    fn over(
+        &self,
+        record: &Record,
+        (sent, received): (u64, u64),
+        error: Option<&dyn std::error::Error>,
+        told: bool,
+    ) {
+        let level = if error.is_none() { Level::Info } else { Level::Error };
+        let enabled = match level {
+            Level::Info => tracing::enabled!(target: "access", tracing::Level::INFO),
+            Level::Debug | Level::Warn | Level::Error => {
+                tracing::enabled!(target: "access", tracing::Level::ERROR)
+            }
+        };
+        let (log, span) = (told && enabled, record.span.take());
+        if !log && span.is_none() {
             return;
         }
         let mut fields = record.fields();
-        fields.bare("bytes_sent", 0);
-        fields.bare("bytes_recv", 0);
+        fields.bare("bytes_sent", sent);
+        fields.bare("bytes_recv", received);
         fields.text("duration", &format!("{}ms", record.start.elapsed().as_millis()));
-        fields.text("error", &chain(why));
-        self.log.access(Level::Error, "connection complete", &fields);
+        let error = error.map(chain);
+        if let Some(error) = &error {
+            fields.text("error", error);
+        }
+        if log {
+            self.log.access(level, "connection complete", &fields);
+        }
+        if let Some(span) = span {
+            span.end(fields, error);
+        }
     }
 
     /// Counts an HBONE connection that was refused before it was anybody's; the first of
@@ -213,29 +244,13 @@ impl Core {
         };
         let (received, sent) = counters.totals();
         drop(counters);
-        let level = if result.is_ok() { Level::Info } else { Level::Error };
-        let enabled = match level {
-            Level::Info => tracing::enabled!(target: "access", tracing::Level::INFO),
-            Level::Debug | Level::Warn | Level::Error => {
-                tracing::enabled!(target: "access", tracing::Level::ERROR)
-            }
-        };
-        if !enabled {
-            return;
-        }
-        let mut fields = record.fields();
         // The log tells it as the captured pod sees it, unlike the metrics.
-        let (ours, theirs) = match record.traffic.reporter {
+        let own = match record.traffic.reporter {
             Reporter::Source => (received, sent),
             Reporter::Destination => (sent, received),
         };
-        fields.bare("bytes_sent", ours);
-        fields.bare("bytes_recv", theirs);
-        fields.text("duration", &format!("{}ms", record.start.elapsed().as_millis()));
-        if let Err(error) = &result {
-            fields.text("error", &chain(error));
-        }
-        self.log.access(level, "connection complete", &fields);
+        let error = result.as_ref().err().map(|error| error as &dyn std::error::Error);
+        self.over(&record, own, error, true);
     }
 
     /// Completes once the permit is withdrawn; without a permit to watch, never.
