@@ -26,21 +26,13 @@ done
 [ ${#profiles[@]} -gt 0 ] ||
   profiles=(GATEWAY-HTTP GATEWAY-GRPC GATEWAY-TLS GATEWAY-TCP GATEWAY-UDP MESH-HTTP MESH-GRPC)
 
-cluster() { local verb="$1"; shift; tests/cluster.sh "$verb" --name "$name" "$@"; }
-kubectl() { cluster kubectl "$@"; }
+. tests/cluster/mesh.sh
+need_mesh
 
-need_basics
-need_packages jq:jq openssl:openssl
-binaries="$(tests/cluster/build.sh)"
-if ! cluster status >/dev/null 2>&1; then
-  trap 'cluster down' EXIT
-  cluster up
-fi
-
-# ---- what the suite's manifests name, and the mesh ---------------------------------------
-work="$(mktemp -d)"
+# ---- what the suite's manifests name ---------------------------------------------------------
 images() {
-  local tag
+  local work tag
+  work="$(mktemp -d)"
   for tag in v1.5.1 v1.6.0-dev.2 v1.6.0-dev.3; do
     image "$work/echo-$tag.tar" "registry.k8s.io/gateway-api/echo-basic:$tag" '["/echo-basic"]' \
       "$binaries/echo-basic=echo-basic"
@@ -50,21 +42,10 @@ images() {
   image "$work/echo-advanced.tar" registry.k8s.io/gateway-api/echo-advanced:v1.5.1 '["/usr/local/bin/server"]' \
     "$binaries/echo-server=usr/local/bin/server" "$binaries/echo-client=usr/local/bin/client" \
     "$work/cert.crt=cert.crt" "$work/cert.key=cert.key"
-  "$target/debug/waymark" images --output "$work" >/dev/null
   cluster load-images "$work"/*.tar
+  rm -rf "$work"
 }
-if ! kubectl get deployment -n istio-system waymark-controller >/dev/null 2>&1; then
-  say "building, loading and installing the mesh"
-  cargo build -q -p waymark-controller -p waymark-gateway -p waymark-tunnel --bins
-  images
-  definitions=()
-  for file in "$binaries"/crds/experimental/gateway.networking.k8s.io_*s.yaml; do
-    [[ "$file" == *_vap_* ]] || definitions+=(-f "$file")
-  done
-  kubectl apply --server-side "${definitions[@]}" >/dev/null
-  cluster enter "$target/debug/waymark" install
-fi
-rm -rf "$work"
+images
 
 # ---- the waypoint of the mesh profiles ------------------------------------------------------
 mesh() {
@@ -90,34 +71,44 @@ mesh_features+=,MeshHTTPRouteRewritePath,MeshHTTPRouteSchemeRedirect
 
 # ---- the suite -------------------------------------------------------------------------------
 mkdir -p "$reports"
+reports="$(cd "$reports" && pwd)"
 failed=0
-run() { # PROFILE
-  local profile="$1" report log flags=()
-  report="$(cd "$reports" && pwd)/$profile.yaml" log="$(cd "$reports" && pwd)/$profile.log"
+# run NAME PROFILES FLAGS... — one run of the suite; a line for each profile, then what failed.
+run() {
+  local run="$1" chosen="$2" report="$reports/$1.yaml" log="$reports/$1.log" status=0 begun=$SECONDS
+  shift 2
+  [ -n "$chosen" ] || return 0
+  [ -z "$test" ] || set -- "$@" --run-test="$test"
   rm -f "$report"
-  if [[ "$profile" == MESH-* ]]; then
-    mesh
-    flags+=(--namespace-labels=istio.io/dataplane-mode=ambient,istio.io/use-waypoint=waypoint,istio.io/use-waypoint-namespace=mesh-waypoint
-      --supported-features="$mesh_features" --mesh-name=waymark)
-  else
-    # One address inside the cluster's range for load balancers, one outside.
-    flags+=(--gateway-class=waymark --usable-address=172.30.1.200 --unusable-address=198.51.100.7)
-  fi
-  [ -n "$test" ] && flags+=(--run-test="$test")
+  # The run before may still be taking its namespaces away.
+  kubectl wait --for=delete --timeout=120s namespace/gateway-conformance-{infra,mesh,mesh-consumer,app-backend,web-backend} >/dev/null 2>&1 || true
   # 60 minutes is the suite's own advice; a run takes a few.
-  cluster enter "$binaries/conformance" -test.timeout=60m -test.v --conformance-profiles="$profile" \
+  cluster enter "$binaries/conformance" -test.timeout=60m -test.v --conformance-profiles="$chosen" \
     --report-output="$report" --organization=waymark --project=waymark --version="$(git rev-parse --short HEAD)" \
-    --url=https://waymark.dev --contact=@waymark "${flags[@]}" >"$log" 2>&1 || failed=$((failed + 1))
-  awk -v profile="$profile" '
-    /^    --- (PASS|FAIL|SKIP): TestConformance\/[^\/]* / {
-      count[$2]++; if ($2 == "FAIL:") names = names "\n    failed: " substr($3, index($3, "/") + 1) }
-    END { printf "%-13s passed %3d  failed %3d  not run %3d%s\n", profile, count["PASS:"], count["FAIL:"], count["SKIP:"], names }' "$log"
-  if [ -f "$report" ]; then
-    awk '/^  (core|extended):/ { part = $1 } /^    statistics:/ { s = 1 } /^      (Failed|Passed|Skipped):/ && s { printf "    %s %s %s\n", part, $1, $2 }' "$report"
-  fi
+    --url=https://waymark.dev --contact=@waymark "$@" >"$log" 2>&1 || status=1
+  failed=$((failed + status))
+  [ ! -f "$report" ] || awk '
+    $1 == "-" && $2 ~ /^(core|extended):$/ { part = $2 }
+    $1 ~ /^(core|extended):$/ { part = $1 }
+    $1 ~ /^(Failed|Passed|Skipped):$/ { count[part $1] = $2 }
+    $1 == "name:" && $2 ~ /^(GATEWAY|MESH)-/ {
+      printf "%-13s core: passed %3d failed %3d   extended: passed %3d failed %3d\n", $2, count["core:Passed:"],
+        count["core:Failed:"], count["extended:Passed:"], count["extended:Failed:"]
+      delete count }' "$report"
+  sed -n 's|^    --- FAIL: TestConformance/\([^/ ]*\) .*|    failed: \1|p' "$log"
+  echo "$run: $(grep -c '^    --- PASS: TestConformance/' "$log" || true) tests passed, $(grep -c '^    --- FAIL: TestConformance/' "$log" || true) failed, in $((SECONDS - begun)) s; log and report in $reports"
+  if [ "$status" -ne 0 ] && ! grep -q '^    --- ' "$log"; then tail -n 20 "$log" >&2; fi
+}
+chosen() { # PATTERN — the profiles that match, separated by commas
+  printf '%s\n' "${profiles[@]}" | grep "$1" | paste -sd, || true
 }
 for round in $(seq "$repeat"); do
-  [ "$repeat" -gt 1 ] && say "round $round"
-  for profile in "${profiles[@]}"; do run "$profile"; done
+  [ "$repeat" -eq 1 ] || say "round $round"
+  # One address inside the cluster's range for load balancers, one outside.
+  run gateway "$(chosen ^GATEWAY)" --gateway-class=waymark \
+    --usable-address=172.30.1.200 --unusable-address=198.51.100.7
+  [ -z "$(chosen ^MESH)" ] || mesh
+  run mesh "$(chosen ^MESH)" --mesh-name=waymark --supported-features="$mesh_features" \
+    --namespace-labels=istio.io/dataplane-mode=ambient,istio.io/use-waypoint=waypoint,istio.io/use-waypoint-namespace=mesh-waypoint
 done
 [ "$failed" -eq 0 ]

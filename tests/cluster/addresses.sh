@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Gives each LoadBalancer Service an address from the cluster's range, honouring one that
-# is asked for inside it (spec.loadBalancerIP). What a cloud does, in a few lines.
+# is asked for inside it (spec.loadBalancerIP). What a cloud does, in a few lines. The upper
+# fifth of the range is for those that are asked for.
 set -uo pipefail
 dual="$1"
 next=10
@@ -10,14 +11,19 @@ declare -A given
 
 address_of() { # ASKED
   if [ -n "$1" ]; then
-    case "$1" in 172.30.1.*) echo "$1"; return 0 ;; *) return 1 ;; esac
+    case "$1" in 172.30.1.*) ;; *) return 1 ;; esac
+    [ "${given[$1]:-$key}" = "$key" ] || return 1
+    echo "$1"
+    return 0
   fi
   while [ -n "${given[172.30.1.$next]:-}" ]; do next=$((next + 1)); done
-  [ "$next" -lt 250 ] || return 1
+  [ "$next" -lt 200 ] || return 1
   echo "172.30.1.$next"
 }
 
 while true; do
+  # All Services are listed anew: addresses of those that went are free again.
+  given=() next=10
   while read -r namespace name asked has; do
     key="$namespace/$name"
     if [ -n "$has" ] && [ "$has" != null ]; then
@@ -25,7 +31,10 @@ while true; do
       case "$asked" in null | "$has") continue ;; esac
     fi
     [ "$asked" = null ] && asked=
-    address="$(address_of "$asked")" || continue
+    if ! address="$(address_of "$asked")"; then
+      [ -n "$asked" ] && continue
+      break
+    fi
     given[$address]="$key"
     ingress="[{\"ip\":\"$address\",\"ipMode\":\"VIP\"}]"
     [ "$dual" = yes ] && ingress="[{\"ip\":\"$address\",\"ipMode\":\"VIP\"},{\"ip\":\"fd00:172:31::${address##*.}\",\"ipMode\":\"VIP\"}]"

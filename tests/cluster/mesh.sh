@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# A cluster with the mesh of this tree in it. Sourced, not run; expects setup.sh, image.sh and
+# the name of the cluster in `name`.
+#
+# Gives: binaries (folder of the cluster's programs), cluster, kubectl, need_mesh.
+
+cluster() { local verb="$1"; shift; tests/cluster.sh "$verb" --name "$name" "$@"; }
+kubectl() { cluster kubectl "$@"; }
+
+# linked PROGRAM — what `image` copies of a program: itself and its libraries, as SOURCE=TARGET.
+linked() {
+  echo "$1=usr/local/bin/$(basename "$1")"
+  ldd "$1" 2>/dev/null | grep -o '/[^ ]*' | while read -r library; do echo "$library=${library#/}"; done
+}
+
+# need_cluster — brings it up unless it runs; then it is taken down at the end.
+need_cluster() {
+  need_basics
+  need_packages jq:jq openssl:openssl curl:curl
+  binaries="$(tests/cluster/build.sh)"
+  cluster status >/dev/null 2>&1 && return 0
+  trap 'cluster down' EXIT
+  cluster up
+}
+
+# need_mesh — builds, loads and installs the mesh unless it is there.
+need_mesh() {
+  need_cluster
+  kubectl get deployment -n istio-system waymark-controller >/dev/null 2>&1 && return 0
+  local work file definitions=()
+  say "building, loading and installing the mesh"
+  cargo build -q -p waymark-controller -p waymark-gateway -p waymark-tunnel -p waymark-examples --bins
+  work="$(mktemp -d)"
+  "$target/debug/waymark" images --output "$work" >/dev/null
+  cluster load-images "$work"/*.tar
+  rm -rf "$work"
+  for file in "$binaries"/crds/experimental/gateway.networking.k8s.io_*s.yaml; do
+    [[ "$file" == *_vap_* ]] || definitions+=(-f "$file")
+  done
+  kubectl apply --server-side "${definitions[@]}" >/dev/null
+  cluster enter "$target/debug/waymark" install
+}
