@@ -15,6 +15,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use routing::discovery::Workload;
 use routing::l4::{Authority, Dial, Hop, Tunnel};
+use routing::wire::chain;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tunnel::credentials::Credential;
@@ -77,21 +78,9 @@ impl DialError {
             | Self::TimedOut
             | Self::Tunnel(_)
             | Self::Authority(_)
-            | Self::Tls(_) => Refusal::Connect(with_causes(self).into()),
+            | Self::Tls(_) => Refusal::Connect(chain(self).into()),
         }
     }
-}
-
-/// An error and its causes in one line.
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// Everything needed to reach one endpoint, resolved, and what tells its connections apart.

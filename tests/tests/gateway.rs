@@ -4,8 +4,8 @@
 
 mod gateway {
     mod edge;
+    mod edge_policy;
     mod failure;
-    mod policy;
     mod stream;
     mod tls;
     mod waypoint;
@@ -17,6 +17,7 @@ mod gateway {
     use http::{Request, Response, StatusCode};
     use http_body_util::{BodyExt as _, Full};
     use hyper_util::rt::{TokioExecutor, TokioIo};
+    use policy::authz::{Action, Authorization, Clause, Field, Match, PolicyName, Rule, Scope};
     use tokio::io::{AsyncRead, AsyncWrite};
     use tokio::net::TcpStream;
     use waymark_tests::backend::{Backend, Seen};
@@ -76,6 +77,23 @@ mod gateway {
             hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await?;
         tokio::spawn(connection);
         Ok(send)
+    }
+
+    /// A policy of namespace `shop` with one match.
+    fn policy(name: &str, action: Action, one: Match) -> Authorization {
+        Authorization {
+            name: PolicyName::new("shop", name),
+            scope: Scope::Selector,
+            action,
+            dry_run: false,
+            unsupported: None,
+            rules: vec![Rule { clauses: vec![Clause { matches: vec![one] }] }],
+        }
+    }
+
+    /// A field that wants this value.
+    fn any<T>(value: T) -> Field<T> {
+        Field { any: vec![value], not: Vec::new() }
     }
 
     /// A request for `http://HOST/PATH`, to be changed.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use http::header::CONTENT_LENGTH;
 use policy::retry::{Failure, Retry as RetryRule};
 use policy::timeout::Timeouts;
+use routing::wire::chain;
 use tokio::time::{sleep_until, timeout_at};
 
 use super::admit;
@@ -21,7 +22,7 @@ use super::edit::Plan;
 use super::finish::Record;
 use super::match_route::Matched;
 use super::{Asked, edit, forwarded};
-use crate::dial::{DialError, Target, with_causes};
+use crate::dial::{DialError, Target};
 use crate::http::{
     Carry, Downstream, Error, GetError, RequestHead, ResponseHead, Retry, Side, Upstream,
 };
@@ -295,7 +296,7 @@ fn fault(error: &Error) -> Fault {
         Error::DownstreamBody(_) => Refusal::BadBody,
         Error::BodyTooLarge => Refusal::BodyTooLarge,
         Error::Order(what) | Error::Head(what) => Refusal::Internal(what),
-        Error::UpstreamHandshake(_) => Refusal::Connect(with_causes(error).into()),
+        Error::UpstreamHandshake(_) => Refusal::Connect(chain(error).into()),
         Error::UpstreamClosed { .. }
         | Error::UpstreamRefused
         | Error::UpstreamReset(_)

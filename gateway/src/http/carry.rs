@@ -262,13 +262,7 @@ impl Carry {
                 break;
             }
         }
-        // Everything that can be said was queued; now it leaves in as few writes as possible.
-        self.push(cx, up);
-        let _later = down.poll_push(cx)?;
-        if matches!(self.source, Source::Ended(_)) && down.poll_gone(cx).is_ready() {
-            return Poll::Ready(Err(Error::DownstreamGone));
-        }
-        Poll::Pending
+        self.poll_idle(cx, down, up)
     }
 
     fn poll_deliver(
@@ -292,6 +286,16 @@ impl Carry {
                 break;
             }
         }
+        self.poll_idle(cx, down, up)
+    }
+
+    /// Everything that can be said was queued; now it leaves in as few writes as possible.
+    fn poll_idle<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        down: &mut Downstream,
+        up: &mut Upstream,
+    ) -> Poll<Result<T, Error>> {
         self.push(cx, up);
         let _later = down.poll_push(cx)?;
         if matches!(self.source, Source::Ended(_)) && down.poll_gone(cx).is_ready() {

@@ -12,11 +12,12 @@ pub(super) mod h2;
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, StatusCode};
 use pingora_http::RequestHeader;
 
+use super::framing::{BadBody, Decoder, Step};
 use super::head::check::Facts;
 use super::{Body, Error, RequestHead, ResponseHead, head};
 
@@ -29,6 +30,28 @@ pub(super) enum Event {
     Trailers(HeaderMap),
     /// The end of the body.
     End,
+}
+
+impl Event {
+    /// What `decoder` makes of `input`; none if more bytes are wanted.
+    pub(super) fn of_h1(
+        decoder: &mut Decoder,
+        input: &mut BytesMut,
+        trailer_bytes: usize,
+    ) -> Result<Option<Self>, BadBody> {
+        Ok(Some(match decoder.step(input, trailer_bytes)? {
+            Step::Data(piece) => {
+                let last = *decoder == Decoder::Length(0);
+                if last {
+                    *decoder = Decoder::Done;
+                }
+                Self::Data { piece, last }
+            }
+            Step::Trailers(trailers) => Self::Trailers(trailers),
+            Step::End => Self::End,
+            Step::More => return Ok(None),
+        }))
+    }
 }
 
 /// One request of a client, until its response is complete.

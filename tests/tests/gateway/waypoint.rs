@@ -7,33 +7,13 @@ use std::sync::atomic::Ordering;
 
 use http::HeaderMap;
 use http_body_util::Full;
-use policy::authz::{
-    Action, Authorization, Clause, Field, Match, PathMatch, PolicyName, Rule, Scope, StringMatch,
-    Target,
-};
+use policy::authz::{Action, Match, PathMatch, StringMatch, Target};
 use routing::delta::Resource;
 use routing::discovery::AppProtocol;
 use tunnel::hbone::pool::OpenError;
 use waymark_tests::mesh::{Mesh, PodTunnel, key, local, on_service, rule, to, vip};
 
-use super::{backend, get, http1, http2};
-
-/// A policy of namespace `shop` with one match.
-fn policy(name: &str, action: Action, one: Match) -> Authorization {
-    let rules = vec![Rule { clauses: vec![Clause { matches: vec![one] }] }];
-    Authorization {
-        name: PolicyName::new("shop", name),
-        scope: Scope::Selector,
-        action,
-        dry_run: false,
-        unsupported: None,
-        rules,
-    }
-}
-
-fn any<T>(value: T) -> Field<T> {
-    Field { any: vec![value], not: Vec::new() }
-}
+use super::{any, backend, get, http1, http2, policy};
 
 #[test]
 fn proven_callers_reach_an_enrolled_pod_over_one_stream() -> anyhow::Result<()> {

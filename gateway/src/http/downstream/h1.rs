@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Event, Facts};
 use crate::http::conn::Conn;
-use crate::http::framing::{Decoder, Encoder, Step};
+use crate::http::framing::{Decoder, Encoder};
 use crate::http::head::check;
 use crate::http::pipe::Pipe;
 use crate::http::{BadRequest, Body, Error, Limits, ResponseHead};
@@ -95,18 +95,10 @@ impl Http1 {
         timed: bool,
     ) -> Poll<Result<Event, Error>> {
         loop {
-            let step = self.decoder.step(&mut self.conn.input, self.shared.limits.trailer_bytes);
-            match step.map_err(Error::DownstreamBody)? {
-                Step::Data(piece) => {
-                    let last = self.decoder == Decoder::Length(0);
-                    if last {
-                        self.decoder = Decoder::Done;
-                    }
-                    return Poll::Ready(Ok(Event::Data { piece, last }));
-                }
-                Step::Trailers(trailers) => return Poll::Ready(Ok(Event::Trailers(trailers))),
-                Step::End => return Poll::Ready(Ok(Event::End)),
-                Step::More => {}
+            let bound = self.shared.limits.trailer_bytes;
+            let event = Event::of_h1(&mut self.decoder, &mut self.conn.input, bound);
+            if let Some(event) = event.map_err(Error::DownstreamBody)? {
+                return Poll::Ready(Ok(event));
             }
             match self.conn.poll_fill(cx) {
                 Poll::Pending => {

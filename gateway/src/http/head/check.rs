@@ -37,12 +37,7 @@ pub(in crate::http) fn http1(
     raw: &[u8],
     headers: usize,
 ) -> Result<Facts, BadRequest> {
-    if head.headers.len() > headers {
-        return Err(BadRequest::TooLarge);
-    }
-    if head.method == Method::CONNECT {
-        return Err(BadRequest::Connect);
-    }
+    is_served(head, headers)?;
     let chunked = transfer_coding(&head.headers)?;
     if chunked && has_field(raw, b"content-length") {
         return Err(BadRequest::Malformed("both Content-Length and Transfer-Encoding"));
@@ -73,12 +68,7 @@ pub(in crate::http) fn http2(
     ended: bool,
     headers: usize,
 ) -> Result<Facts, BadRequest> {
-    if head.headers.len() > headers {
-        return Err(BadRequest::TooLarge);
-    }
-    if head.method == Method::CONNECT {
-        return Err(BadRequest::Connect);
-    }
+    is_served(head, headers)?;
     if head.headers.contains_key(TRANSFER_ENCODING) {
         return Err(BadRequest::Malformed("Transfer-Encoding in HTTP/2"));
     }
@@ -103,6 +93,17 @@ pub(in crate::http) fn http2(
     }
     let expects = head.headers.get(EXPECT).is_some_and(|value| has_token(value, "100-continue"));
     Ok(Facts { body, chunked: false, expects_continue: expects && !ended, upgrade: None })
+}
+
+/// Refuses too many fields, and what a reverse proxy does not do.
+fn is_served(head: &RequestHeader, headers: usize) -> Result<(), BadRequest> {
+    if head.headers.len() > headers {
+        return Err(BadRequest::TooLarge);
+    }
+    if head.method == Method::CONNECT {
+        return Err(BadRequest::Connect);
+    }
+    Ok(())
 }
 
 /// True for exactly one `chunked`, false for none.

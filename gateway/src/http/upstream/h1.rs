@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{Event, response_body};
 use crate::http::conn::Conn;
-use crate::http::framing::{BadBody, Decoder, Encoder, Step};
+use crate::http::framing::{BadBody, Decoder, Encoder};
 use crate::http::head::has_token;
 use crate::http::pipe::Pipe;
 use crate::http::pool::Home;
@@ -183,18 +183,10 @@ impl Http1 {
 
     pub(super) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Error>> {
         loop {
-            let step = self.decoder.step(&mut self.conn.input, self.limits.trailer_bytes);
-            match step.map_err(Error::UpstreamBody)? {
-                Step::Data(piece) => {
-                    let last = self.decoder == Decoder::Length(0);
-                    if last {
-                        self.decoder = Decoder::Done;
-                    }
-                    return Poll::Ready(Ok(Event::Data { piece, last }));
-                }
-                Step::Trailers(trailers) => return Poll::Ready(Ok(Event::Trailers(trailers))),
-                Step::End => return Poll::Ready(Ok(Event::End)),
-                Step::More => {}
+            let bound = self.limits.trailer_bytes;
+            let event = Event::of_h1(&mut self.decoder, &mut self.conn.input, bound);
+            if let Some(event) = event.map_err(Error::UpstreamBody)? {
+                return Poll::Ready(Ok(event));
             }
             match ready!(self.conn.poll_fill(cx)) {
                 Ok(0) => {

@@ -7,10 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::Full;
-use policy::authz::{
-    Action, Authorization, Clause, Field, Match, PathMatch, PolicyName, Rule, Scope, StringMatch,
-    Target,
-};
+use policy::authz::{Action, Authorization, Match, PathMatch, StringMatch, Target};
 use routing::backend::Secret;
 use routing::delta::{Kind, Resource};
 use routing::discovery::AppProtocol;
@@ -22,23 +19,7 @@ use tokio_rustls::TlsConnector;
 use waymark_tests::certs::Issuer;
 use waymark_tests::mesh::{Mesh, address, local, rule, to};
 
-use super::{Got, ask, backend, get, http1};
-
-/// A policy of the namespace with one match.
-fn policy(name: &str, action: Action, one: Match) -> Authorization {
-    Authorization {
-        name: PolicyName::new("shop", name),
-        scope: Scope::Selector,
-        action,
-        dry_run: false,
-        unsupported: None,
-        rules: vec![Rule { clauses: vec![Clause { matches: vec![one] }] }],
-    }
-}
-
-fn any<T>(value: T) -> Field<T> {
-    Field { any: vec![value], not: Vec::new() }
-}
+use super::{Got, any, ask, backend, get, http1, policy};
 
 fn gateway() -> Target {
     Target::Gateway("shop/gw".into())
