@@ -10,6 +10,9 @@ pub mod folder;
 pub mod kubernetes;
 pub mod watch;
 
+mod lines;
+mod validate;
+
 use std::fmt;
 use std::path::PathBuf;
 

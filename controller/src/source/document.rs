@@ -3,7 +3,7 @@
 //! Reads the text of one YAML file into objects, document by document.
 //!
 //! Owns: splitting at `---`, typed reading with the line and field of each error, and the
-//! defaults an apiserver would fill in. One broken document does not hide its neighbours.
+//! defaults an apiserver would fill in; what it would refuse is [`validate`]'s. One broken document does not hide its neighbours.
 //!
 //! Start at [`parse`].
 
@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::Problem;
+use super::lines::line_of;
+use super::{Problem, validate};
 use crate::store::{Key, Kind, Name, Object};
 
 /// The namespace of an object that names none.
@@ -58,13 +59,23 @@ struct HeadMeta {
 
 /// Reads all documents of `text`; `file` is named in problems only.
 pub fn parse(file: &Path, text: &str) -> Parsed {
+    parse_as(file, text, validate::faults)
+}
+
+/// Reads objects that no apiserver would take too: what is behind it must bear them.
+#[cfg(test)]
+pub fn parse_unchecked(file: &Path, text: &str) -> Parsed {
+    parse_as(file, text, |_, _| Vec::new())
+}
+
+fn parse_as(file: &Path, text: &str, check: Check) -> Parsed {
     let mut parsed = Parsed::default();
     for (offset, document) in split(text) {
         let blank = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
         if document.lines().all(blank) {
             continue;
         }
-        read(Place { file, offset, text: document }, &mut parsed);
+        read(Place { file, offset, text: document, check }, &mut parsed);
     }
     parsed
 }
@@ -92,7 +103,11 @@ struct Place<'a> {
     file: &'a Path,
     offset: u64,
     text: &'a str,
+    check: Check,
 }
+
+/// What is wrong with an object that could be read.
+type Check = fn(&Key, &Object) -> Vec<validate::Fault>;
 
 impl Place<'_> {
     fn problem(self, line: u64, object: Option<String>, message: String) -> Problem {
@@ -186,7 +201,19 @@ fn read_typed(place: Place<'_>, key: &Key, parsed: &mut Parsed) {
                 problem.in_force = true;
                 parsed.problems.push(problem);
             }
-            parsed.objects.push(Placed { line, object: fill_in(object, key) });
+            let object = fill_in(object, key);
+            let faults = (place.check)(key, &object);
+            if faults.is_empty() {
+                parsed.objects.push(Placed { line, object });
+            } else {
+                parsed.broken.push(key.clone());
+            }
+            for fault in faults {
+                let line = line_of(place.text, &fault.field).unwrap_or(place.first_line());
+                let mut problem = place.problem(line, Some(key.to_string()), fault.message);
+                problem.field = Some(fault.field);
+                parsed.problems.push(problem);
+            }
         }
         Err(error) => {
             let line = error.location().map_or(1, |location| location.line());
@@ -217,7 +244,7 @@ fn read_list(place: Place<'_>, parsed: &mut Parsed) {
     for item in list.items {
         let text = item.to_string();
         let line = place.first_line().saturating_sub(1);
-        let item = Place { file: place.file, offset: place.offset + line, text: &text };
+        let item = Place { offset: place.offset + line, text: &text, ..place };
         read(item, parsed);
     }
 }
@@ -249,20 +276,6 @@ fn message(error: &serde_saphyr::Error) -> String {
     let text = error.without_snippet().to_string();
     let first = text.lines().next().unwrap_or_default();
     first.split(" at line ").next().unwrap_or(first).trim().to_owned()
-}
-
-/// The line, from 1, of the field at `path`: its keys searched one below the other.
-fn line_of(text: &str, path: &str) -> Option<u64> {
-    let mut lines = (1..).zip(text.lines());
-    let mut found = None;
-    for part in path.split('.').filter(|part| part.parse::<usize>().is_err()) {
-        let names = |line: &str| {
-            let line = line.trim_start().trim_start_matches("- ").trim_start();
-            line.strip_prefix(part).is_some_and(|rest| rest.starts_with(':'))
-        };
-        found = Some(lines.find(|(_, line)| names(line))?.0);
-    }
-    found
 }
 
 #[cfg(test)]
@@ -302,6 +315,18 @@ mod tests {
             "{problem:?}"
         );
         assert_eq!(parsed.broken, [Key { kind: Kind::Service, name: Name::new("default", "web") }]);
+    }
+
+    #[test]
+    fn what_no_apiserver_would_take_is_refused_with_its_line() {
+        let text = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r}\nspec:\n  rules:\n  - backendRefs:\n    - {name: a, port: 80, weight: 1}\n    - {name: b, port: 80, weight: -3}\n";
+        let parsed = parse(Path::new("f.yaml"), text);
+        assert!(parsed.objects.is_empty(), "the last good version stays");
+        assert_eq!(parsed.broken.len(), 1);
+        assert_eq!(
+            parsed.problems[0].to_string(),
+            "f.yaml:8: HTTPRoute default/r: spec.rules[0].backendRefs[1].weight: must be 0 to 1000000, not -3"
+        );
     }
 
     #[test]

@@ -14,9 +14,7 @@ use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use policy::identity::{Identity, Namespace};
 use routing::delta::Resource as Plane;
-use routing::discovery::{
-    AppProtocol, Health, NetworkMode, Port, ServiceKey, Workload, WorkloadType,
-};
+use routing::discovery::{AppProtocol, Health, NetworkMode, Port, ServiceKey, Workload};
 
 use super::waypoint::label;
 use crate::api;
@@ -82,10 +80,6 @@ fn workload(name: &Name, endpoint: &Endpoint, look: &Lookup<'_>) -> Option<Workl
     );
     let mut made = Workload::new(uid, identity, namespace);
     made.name = Arc::clone(&name.name);
-    made.workload_name = Arc::clone(&name.name);
-    made.workload_type = WorkloadType::Pod;
-    made.canonical_name = Arc::clone(&name.name);
-    made.canonical_revision = "latest".into();
     made.cluster = Arc::clone(cluster);
     made.addresses = vec![address];
     // The address may be a pod's: that pod, and not this, is asked for by it.

@@ -91,10 +91,10 @@ fn base(name: &Name, object: &Pod, look: &mut Lookup<'_>) -> Option<Workload> {
 fn takes_hbone(object: &Pod, look: &mut Lookup<'_>) -> bool {
     let uid = object.metadata.uid.as_deref().unwrap_or_default();
     let since = look.told(uid).since;
-    let proven = look.pod(uid).map(|fact| match fact.state {
-        // Of an earlier stay in the mesh.
-        PodState::Enrolled if fact.observed_generation < since => PodState::Pending,
-        state => state,
+    let proven = look.pod(uid).map(|fact| {
+        // Else it is of an earlier stay in the mesh.
+        let of_now = fact.state != PodState::Enrolled || fact.observed_generation >= since;
+        if of_now { fact.state } else { PodState::Pending }
     });
     let said = label(object.metadata.annotations.as_ref(), api::REDIRECTION) == Some("enabled");
     match proven {
