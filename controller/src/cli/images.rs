@@ -3,8 +3,8 @@
 //! `waymark images`: container images from the programs beside this one.
 //!
 //! Owns: which files each image holds, and the form of an OCI archive of one layer. Programs
-//! bring the libraries that they are linked with, nothing else; the agent's image has `nft`
-//! and `ip` of this machine, too.
+//! bring the libraries that they are linked with, nothing else; the agent's image has `nft`,
+//! `ip` and `ss` of this machine, too.
 //!
 //! Rule: OCI image layout 1.0 and image manifest 1.0; the name is where containerd looks for it.
 
@@ -41,7 +41,7 @@ struct Image {
     name: &'static str,
     /// Programs of ours; the first is the entry point.
     own: &'static [&'static str],
-    /// Programs of this machine.
+    /// Programs of this machine, by name.
     tools: &'static [&'static str],
 }
 
@@ -52,11 +52,13 @@ const IMAGES: [Image; 4] = [
     Image {
         name: "agent",
         own: &["waymark-agent", "waymark-cni"],
-        tools: &["/usr/sbin/nft", "/sbin/ip"],
+        tools: &["nft", "ip", "ss"],
     },
 ];
 /// Where our programs lie in an image.
 const PROGRAMS: &str = "usr/local/bin";
+/// Where programs of this machine are.
+const TOOLS: [&str; 4] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 /// Where programs are looked for in an image.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -181,9 +183,12 @@ fn add(to: &mut Builder<File>, name: &str, content: &[u8]) -> io::Result<()> {
 fn layer(image: &Image, beside: &Path, file: &Path) -> Result<Blob, ImageError> {
     let mut files: BTreeSet<(PathBuf, PathBuf)> = BTreeSet::new();
     let own = image.own.iter().map(|name| (beside.join(name), Path::new(PROGRAMS).join(name)));
-    let tools = image.tools.iter().map(|path| {
-        let inside = path.strip_prefix('/').unwrap_or(path);
-        (PathBuf::from(path), PathBuf::from(inside))
+    let tools = image.tools.iter().map(|name| {
+        let places = TOOLS.map(|place| Path::new(place).join(name));
+        let found = places.iter().find(|path| path.exists()).or(places.first());
+        let path = found.cloned().unwrap_or_default();
+        let inside = path.strip_prefix("/").unwrap_or(&path).to_owned();
+        (path, inside)
     });
     for (program, inside) in own.chain(tools) {
         for library in libraries(&program)? {

@@ -1,0 +1,173 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Bookinfo on a real Kubernetes, step by step as a user goes: deploy, ingress, into the mesh,
+# policies, waypoint, traffic split, out again. Each step says what must be seen.
+#
+#   walkthrough.sh [--name CLUSTER]      a cluster of that name that runs is used, and left
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. tests/setup.sh
+. tests/cluster/image.sh
+name=walkthrough
+[ "${1:-}" = --name ] && name="$2"
+. tests/cluster/mesh.sh
+
+passed=0
+fail() { say "FAILED: $*"; exit 1; }
+ok() { passed=$((passed + 1)); printf 'ok   %s\n' "$*"; }
+# eventually SECONDS WHAT COMMAND... — until the command succeeds.
+eventually() {
+  local until=$((SECONDS + $1)) what="$2"
+  shift 2
+  while ! "$@" >/dev/null 2>&1; do
+    [ $SECONDS -lt $until ] || fail "$what: $*"
+    sleep 0.2
+  done
+  ok "$what"
+}
+k() { kubectl -n bookinfo "$@"; }
+
+# ---- images of ours under the names that the manifests use ----------------------------------
+images() {
+  local work program="$target/debug/bookinfo" files image_name entry
+  work="$(mktemp -d)"
+  mapfile -t files < <({ linked "$program"; linked "$(command -v curl)"; echo /bin/busybox=busybox; } | sort -u)
+  make() { # NAME ENTRYPOINT
+    image "$work/$1.tar" "docker.io/istio/examples-bookinfo-$1:1.20.3" "$2" "${files[@]}"
+  }
+  for image_name in productpage details ratings; do
+    make "$image_name-v1" "[\"/usr/local/bin/bookinfo\",\"$image_name\"]"
+  done
+  entry='"/usr/local/bin/bookinfo","reviews"]'
+  make reviews-v1 "[\"/busybox\",\"env\",\"SERVICE_VERSION=v1\",\"ENABLE_RATINGS=false\",$entry"
+  make reviews-v2 "[\"/busybox\",\"env\",\"SERVICE_VERSION=v2\",\"ENABLE_RATINGS=true\",\"STAR_COLOR=black\",$entry"
+  make reviews-v3 "[\"/busybox\",\"env\",\"SERVICE_VERSION=v3\",\"ENABLE_RATINGS=true\",\"STAR_COLOR=red\",$entry"
+  cluster load-images "$work"/*.tar
+  rm -rf "$work"
+}
+
+need_mesh
+images
+kubectl delete namespace bookinfo --ignore-not-found >/dev/null
+
+# ---- the application, outside the mesh --------------------------------------------------------
+kubectl create namespace bookinfo >/dev/null
+k apply -f examples/bookinfo/bookinfo.yaml -f examples/bookinfo/bookinfo-versions.yaml >/dev/null
+k wait --for=condition=Available deployment --all --timeout=90s >/dev/null
+ok "six deployments are available"
+k apply -f examples/bookinfo/bookinfo-gateway.yaml >/dev/null
+k wait --for=condition=Programmed gtw/bookinfo-gateway --timeout=60s >/dev/null
+[ "$(k get deployment bookinfo-gateway-istio -o jsonpath='{.status.readyReplicas}')" = 1 ] || fail "no gateway pod"
+host="$(k get gtw bookinfo-gateway -o jsonpath='{.status.addresses[0].value}')"
+port="$(k get gtw bookinfo-gateway -o jsonpath='{.spec.listeners[?(@.name=="http")].port}')"
+url="http://$host:$port/productpage"
+page() { cluster enter curl -sS --fail --max-time 10 "$url"; }
+# seen PATTERN — whether any of thirty pages has it. Black stars are #000000, red ones #c5221f.
+seen() { local pages; pages="$(for _ in $(seq 30); do page; done)"; grep -q "$1" <<<"$pages"; }
+eventually 30 "the page is served at $url" page
+eventually 30 "reviews with black stars" seen 'fill="#000000"'
+eventually 30 "reviews with red stars" seen 'fill="#c5221f"'
+
+# ---- into the mesh, while it runs -------------------------------------------------------------
+restarts() { k get pods -l app -o jsonpath='{range .items[*]}{.metadata.name}{" "}{.status.containerStatuses[0].restartCount}{"\n"}{end}' | sort; }
+before="$(restarts)"
+failures="$(mktemp)"
+load() { while [ -e "$failures" ] && kill -0 $$ 2>/dev/null; do page >/dev/null 2>>"$failures" || echo failed >>"$failures"; done; }
+load & loader=$!
+enrolled() { # how many pods of the application are marked
+  k get pods -l app -o jsonpath='{range .items[*]}{.metadata.annotations.ambient\.istio\.io/redirection}{"\n"}{end}' | grep -c enabled || true
+}
+has() { [ "$(enrolled)" -eq "$1" ]; }
+kubectl label namespace bookinfo istio.io/dataplane-mode=ambient >/dev/null
+eventually 60 "six pods are proven to be in the mesh" has 6
+[ "$before" = "$(restarts)" ] || fail "pods were restarted"
+ok "no pod was restarted or replaced"
+page >/dev/null
+sockets="$(k exec deploy/productpage-v1 -- /busybox netstat -tuln)"
+for socket in 15001 15006 15008 15053; do
+  grep -q ":$socket " <<<"$sockets" || fail "no socket :$socket in the pod"
+done
+ok "the tunnel's sockets are in the pod's namespace"
+logged() { local lines; lines="$(kubectl -n istio-system logs -l app=ztunnel --tail=400)"; grep -q "$1.*direction=\"inbound\"" <<<"$lines"; }
+eventually 20 "the tunnel logs productpage -> details with both identities" logged \
+  'src.identity="spiffe://cluster.local/ns/bookinfo/sa/bookinfo-productpage".*dst.identity="spiffe://cluster.local/ns/bookinfo/sa/bookinfo-details"'
+
+# ---- policies of the tunnel ---------------------------------------------------------------------
+can() { # DEPLOYMENT URL — whether a pod of the application is answered
+  k exec "deploy/$1" -- /usr/local/bin/curl -sS --fail --max-time 5 -o /dev/null "$2"
+}
+cannot() { ! can "$@"; }
+eventually 20 "productpage reaches details" can productpage-v1 http://details:9080/details/0
+k apply -f - >/dev/null <<Y
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: details-l4, namespace: bookinfo}
+spec:
+  selector: {matchLabels: {app: details}}
+  action: ALLOW
+  rules: [{from: [{source: {principals: [cluster.local/ns/bookinfo/sa/bookinfo-productpage]}}]}]
+Y
+eventually 20 "ratings may not call details (L4)" cannot ratings-v1 http://details:9080/details/0
+can productpage-v1 http://details:9080/details/0 >/dev/null || fail "productpage may call details"
+ok "productpage still may"
+k delete authorizationpolicy details-l4 >/dev/null
+k apply -f - >/dev/null <<Y
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: default, namespace: bookinfo}
+spec: {mtls: {mode: STRICT}}
+Y
+strict() { # a root process on the pod's own node, on another port than the probed one
+  local ip
+  ip="$(k get pod -l app=details -o jsonpath='{.items[0].status.podIP}')"
+  ! cluster enter curl -sS --max-time 3 "http://$ip:9080/details/0"
+}
+eventually 20 "plain calls from outside are refused under STRICT" strict
+k get pods -l app --no-headers | awk '$2 != "1/1" { exit 1 }' || fail "probes fail under STRICT"
+ok "probes of the kubelet pass under STRICT"
+k delete peerauthentication default >/dev/null
+
+# ---- a waypoint, L7 policies and a split ----------------------------------------------------------
+k apply -f examples/bookinfo/waypoint.yaml >/dev/null
+k wait --for=condition=Programmed gtw/waypoint --timeout=60s >/dev/null
+kubectl label namespace bookinfo istio.io/use-waypoint=waypoint >/dev/null
+bound() { [ "$(k get service ratings -o jsonpath='{.status.conditions[?(@.type=="istio.io/WaypointBound")].status}')" = True ]; }
+eventually 60 "Services say that they are bound to the waypoint" bound
+page >/dev/null
+k apply -f examples/bookinfo/policies.yaml >/dev/null
+eventually 30 "productpage may not read ratings (L7)" cannot productpage-v1 http://ratings:9080/ratings/0
+eventually 20 "reviews may" can reviews-v2 http://ratings:9080/ratings/0
+accepted() { [ "$(k get authorizationpolicy ratings-readers -o jsonpath='{.status.conditions[?(@.type=="Accepted")].status}')" = True ]; }
+eventually 20 "the policy says that it is accepted" accepted
+k apply -f - >/dev/null <<Y
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: reviews, namespace: bookinfo}
+spec:
+  parentRefs: [{group: "", kind: Service, name: reviews, port: 9080}]
+  rules: [{backendRefs: [{name: reviews-v1, port: 9080}]}]
+Y
+plain() { ! seen 'fill="#'; }
+eventually 30 "all reviews come from v1: no stars" plain
+k delete httproute reviews >/dev/null
+eventually 30 "stars are back" seen 'fill="#'
+
+# ---- out again ---------------------------------------------------------------------------------------
+k delete -f examples/bookinfo/policies.yaml >/dev/null
+kubectl label namespace bookinfo istio.io/use-waypoint- >/dev/null
+unbound() { ! bound; }
+eventually 60 "Services are bound to no waypoint" unbound
+kubectl label namespace bookinfo istio.io/dataplane-mode- >/dev/null
+eventually 60 "no pod is in the mesh" has 0
+[ "$before" = "$(restarts)" ] || fail "pods were restarted"
+released() { local sockets; sockets="$(k exec deploy/productpage-v1 -- /busybox netstat -tuln)"; ! grep -q ':15001 ' <<<"$sockets"; }
+eventually 150 "the tunnel's sockets are gone once kept-alive connections ended" released
+page >/dev/null
+lost="$(grep -c . "$failures" || true)"
+rm -f "$failures"
+wait "$loader" || true
+ok "page under load all the while: $lost failed"
+[ "$lost" -eq 0 ] || fail "$lost requests failed"
+kubectl delete namespace bookinfo --timeout=60s >/dev/null
+printf '%s steps passed\n' "$passed"
