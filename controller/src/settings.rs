@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ pub struct Mesh {
     pub root_namespace: Arc<str>,
     /// Trust domain of every identity.
     pub trust_domain: Arc<str>,
+    /// Trust domains that policies may name it by too.
+    pub trust_domain_aliases: Arc<[Arc<str>]>,
     /// Name of the cluster on the wire.
     pub cluster_id: Arc<str>,
     /// What the proxies of Gateways are told.
@@ -27,9 +30,31 @@ impl Default for Mesh {
         Self {
             root_namespace: "istio-system".into(),
             trust_domain: "cluster.local".into(),
+            trust_domain_aliases: Arc::default(),
             cluster_id: "Kubernetes".into(),
             proxies: Proxies::default(),
         }
+    }
+}
+
+/// Trust domains, from a JSON list of their names.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Aliases(Arc<[Arc<str>]>);
+
+impl FromStr for Aliases {
+    type Err = serde_json::Error;
+
+    fn from_str(text: &str) -> Result<Self, serde_json::Error> {
+        let names: Vec<String> = serde_json::from_str(text)?;
+        Ok(Self(names.into_iter().map(Arc::from).collect()))
+    }
+}
+
+impl Mesh {
+    /// The trust domain, then its aliases.
+    pub fn trust_domains(&self) -> Vec<Arc<str>> {
+        let own = std::iter::once(&self.trust_domain);
+        own.chain(&*self.trust_domain_aliases).map(Arc::clone).collect()
     }
 }
 
@@ -119,6 +144,10 @@ pub struct Settings {
     #[arg(long, default_value = "cluster.local")]
     pub trust_domain: String,
 
+    /// Trust domains that principals in policies may name it by too, as a JSON list.
+    #[arg(long, default_value = "[]")]
+    pub trust_domain_aliases: Aliases,
+
     /// Name of the cluster on the wire.
     #[arg(long, default_value = "Kubernetes")]
     pub cluster_id: String,
@@ -170,6 +199,7 @@ impl Settings {
         Mesh {
             root_namespace: self.root_namespace.as_str().into(),
             trust_domain: self.trust_domain.as_str().into(),
+            trust_domain_aliases: Arc::clone(&self.trust_domain_aliases.0),
             cluster_id: self.cluster_id.as_str().into(),
             proxies: Proxies {
                 image: self.gateway_image.as_str().into(),
@@ -199,5 +229,23 @@ impl Settings {
     /// All folders; those of generated objects come first, so that any other overrides them.
     pub fn all_folders(&self) -> Vec<PathBuf> {
         self.provision_dir.iter().chain(&self.folders).cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trust_domains_are_the_own_one_and_its_aliases() {
+        let domains = |arguments: &[&str]| {
+            let arguments = ["waymark-controller"].iter().chain(arguments);
+            let settings = Settings::try_parse_from(arguments)?;
+            Ok::<_, clap::Error>(settings.mesh().trust_domains())
+        };
+        assert_eq!(domains(&[]).unwrap(), ["cluster.local".into()]);
+        let given = ["--trust-domain=new", r#"--trust-domain-aliases=["old","older"]"#];
+        assert_eq!(domains(&given).unwrap(), ["new", "old", "older"].map(Arc::from));
+        assert!(domains(&["--trust-domain-aliases=old"]).is_err(), "no JSON list");
     }
 }

@@ -46,6 +46,9 @@ pub struct Settings {
     pub namespace: Namespace,
     /// Its own identity: `TRUST_DOMAIN` (cluster.local), `POD_NAMESPACE`, `SERVICE_ACCOUNT`.
     pub identity: Identity,
+    /// Trust domains of the mesh, whose names only its own roots prove: its identity's, and those
+    /// of `TRUST_DOMAIN_ALIASES`, separated by commas.
+    pub trust_domains: Vec<TrustDomain>,
     /// Name of its pod: `POD_NAME`.
     pub pod: String,
     /// Name of its node: `NODE_NAME`.
@@ -168,8 +171,9 @@ impl Settings {
         let cores = std::thread::available_parallelism().map_or(1, usize::from).to_string();
         let drain = read.parsed("TERMINATION_DRAIN_DURATION_SECONDS", Some("5"));
         let workers = read.parsed("GATEWAY_WORKER_THREADS", Some(&cores));
-        let mut addresses = read.addresses("INSTANCE_IP");
-        addresses.extend(read.addresses("INSTANCE_IPS"));
+        let aliases: Vec<TrustDomain> = read.list("TRUST_DOMAIN_ALIASES");
+        let mut addresses: Vec<IpAddr> = read.list("INSTANCE_IP");
+        addresses.extend(read.list::<IpAddr>("INSTANCE_IPS"));
         addresses.dedup();
         let name = |ns: &Namespace| format!("{ns}/{gateway}").parse::<GatewayName>();
         let gateway = namespace.as_ref().map(name).transpose();
@@ -197,6 +201,7 @@ impl Settings {
             role: if waypoint { Role::Waypoint } else { Role::Router },
             gateway,
             identity: Identity::new(&trust_domain, &namespace, &account),
+            trust_domains: std::iter::once(trust_domain).chain(aliases).collect(),
             namespace,
             pod,
             node,
@@ -259,16 +264,21 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
         }
     }
 
-    fn addresses(&mut self, name: &str) -> Vec<IpAddr> {
+    /// Values separated by commas.
+    fn list<T>(&mut self, name: &str) -> Vec<T>
+    where
+        T: FromStr,
+        T::Err: std::fmt::Display,
+    {
         let text = self.text(name, Some(""));
-        let mut addresses = Vec::new();
+        let mut values = Vec::new();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             match part.parse() {
-                Ok(address) => addresses.push(address),
+                Ok(value) => values.push(value),
                 Err(error) => self.problems.push(format!("{name}: {part:?}: {error}")),
             }
         }
-        addresses
+        values
     }
 }
 
@@ -296,12 +306,15 @@ mod tests {
             ("INSTANCE_IPS", "10.244.1.9,fd00::9"),
             ("XDS_ADDRESS", "https://10.254.0.1:15012"),
             ("TERMINATION_DRAIN_DURATION_SECONDS", "7"),
+            ("TRUST_DOMAIN_ALIASES", "old.example,older.example"),
         ];
         let settings = read(&["proxy", "waypoint"], &extra).unwrap();
         assert_eq!(settings.role, Role::Waypoint);
         assert_eq!(settings.gateway.as_str(), "shop/waypoint");
         assert_eq!(settings.identity.as_str(), "spiffe://cluster.local/ns/shop/sa/waypoint");
         assert_eq!(settings.addresses.len(), 2);
+        let domains = ["cluster.local", "old.example", "older.example"];
+        assert_eq!(settings.trust_domains, domains.map(|name| name.parse().unwrap()));
         assert_eq!(settings.ca_address, "https://10.254.0.1:15012");
         assert_eq!(settings.limits.drain, Duration::from_secs(7));
         assert_eq!(read(&["proxy", "router"], &[]).unwrap().role, Role::Router);

@@ -24,6 +24,7 @@ pub use permit::{Decision, Denied, Permit};
 
 mod answer;
 mod clause;
+mod domains;
 mod matcher;
 mod permit;
 #[cfg(test)]

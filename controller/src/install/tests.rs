@@ -45,12 +45,19 @@ fn the_chart_is_filled_in_with_its_own_values() {
 
 #[test]
 fn values_are_set_by_path_and_unknown_ones_refused() {
-    let set = ["pilot.replicaCount=2".to_owned(), "global.hub=registry.example/w".to_owned()];
-    let objects = objects(NAMESPACE, &set).unwrap();
+    let set = [
+        "pilot.replicaCount=2",
+        "global.hub=registry.example/w",
+        "meshConfig.trustDomainAliases=[old]",
+    ];
+    let objects = objects(NAMESPACE, &set.map(str::to_owned)).unwrap();
     let controller = find(&objects, "Deployment", "waymark-controller");
     assert_eq!(controller["spec"]["replicas"], 2);
     let image = &controller["spec"]["template"]["spec"]["containers"][0]["image"];
     assert_eq!(*image, format!("registry.example/w/controller:{TAG}"));
+    let arguments = &controller["spec"]["template"]["spec"]["containers"][0]["args"];
+    let alias = json!(r#"--trust-domain-aliases=["old"]"#);
+    assert!(arguments.as_array().unwrap().contains(&alias), "{arguments}");
     let refused = |set: &str| super::objects(NAMESPACE, &[set.to_owned()]).unwrap_err();
     assert_eq!(refused("pilot.replicas=2"), InstallError::NoValue("pilot.replicas".into()));
     assert_eq!(refused("pilot"), InstallError::Set("pilot".into()));

@@ -203,6 +203,11 @@ impl Wanted<'_> {
             "startupProbe": probe(1, 30),
             "readinessProbe": probe(15, 4),
         });
+        let aliases = mesh.trust_domain_aliases.join(",");
+        let env = container.pointer_mut("/env").and_then(Value::as_array_mut);
+        if let (Some(env), false) = (env, aliases.is_empty()) {
+            env.push(value("TRUST_DOMAIN_ALIASES", &aliases));
+        }
         if let (Some(mounts), Some(container)) = (mounts(proxies), container.as_object_mut()) {
             container.insert("volumeMounts".to_owned(), mounts);
         }

@@ -26,6 +26,7 @@ use super::waypoint::{self, label};
 use crate::api;
 use crate::api::istio::{AuthorizationPolicy, ServiceEntry, TargetRef};
 use crate::output::{self, Config, Output};
+use crate::settings::Mesh;
 use crate::status::{Body, Condition, Status};
 use crate::store::lookup::Lookup;
 use crate::store::{Key, Kind, Name};
@@ -43,7 +44,7 @@ pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
         notes.refuse("Invalid", "selector and targetRefs exclude each other");
     }
     let scope = Scope::Targets(find_targets(name, &targets, look, &mut notes));
-    let policy = policy(name, object, scope, &mut notes);
+    let policy = policy(name, object, scope, (&mut notes, look.mesh()));
     let resource = Plane::GatewayAuthorization(policy.into());
     let sent = Config::plane(resource, output::Scope::AllGateways);
     vec![sent, status(name, object, "WaypointAccepted", notes)]
@@ -61,12 +62,12 @@ fn without_targets(
     if !selected.gateways.is_empty() {
         let target = |gateway: &Name| Target::Gateway(gateway.to_string().into());
         let scope = Scope::Targets(selected.gateways.iter().map(target).collect());
-        let policy = policy(name, object, scope, &mut at_gateways);
+        let policy = policy(name, object, scope, (&mut at_gateways, look.mesh()));
         let resource = Plane::GatewayAuthorization(policy.into());
         outputs.push(Config::plane(resource, output::Scope::Gateways(selected.gateways)));
     }
     let mut notes = Notes::default();
-    let policy = policy(name, object, own_scope(object, look), &mut notes);
+    let policy = policy(name, object, own_scope(object, look), (&mut notes, look.mesh()));
     let open = policy.action == Action::Allow && !policy.dry_run && policy.unsupported.is_none();
     if open {
         notes.waypoint = admits::refused_waypoint(object, &policy, look);
@@ -87,11 +88,11 @@ fn policy(
     name: &Name,
     object: &AuthorizationPolicy,
     scope: Scope,
-    notes: &mut Notes,
+    (notes, mesh): (&mut Notes, &Mesh),
 ) -> Authorization {
     let session = !matches!(scope, Scope::Targets(_));
     let action = action(object, session, notes);
-    let rules = match rules::read(object, session) {
+    let rules = match rules::read(object, session, mesh) {
         Ok(rules) => rules,
         Err(refused) => {
             notes.refuse(refused.reason, &refused.message);

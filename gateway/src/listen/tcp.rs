@@ -187,7 +187,7 @@ impl Incoming<TcpStream> {
         session.client = shown.first().and_then(client_certificate);
         let validation = listener.tls.as_ref().and_then(|tls| tls.client_validation.as_ref());
         let mesh = worker.shared.credential.current();
-        let own = &worker.shared.settings.identity;
+        let own = &worker.shared.settings.trust_domains;
         session.identity = client_identity(shown, validation, own, mesh.as_deref());
         let protocol = match tls.alpn_protocol() {
             Some(b"h2") => Protocol::Http2,

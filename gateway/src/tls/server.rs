@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use http::HeaderValue;
-use policy::identity::Identity;
+use policy::identity::{Identity, TrustDomain};
 use routing::backend::Secret;
 use routing::listener::{ClientValidation, ClientValidationMode, ListenerTls, SecretName};
 use rustls::crypto::CryptoProvider;
@@ -117,14 +117,14 @@ pub(crate) fn client_certificate(leaf: &CertificateDer<'_>) -> Option<HeaderValu
 /// Whom a client has proven to be, by the certificates that it showed to a listener with
 /// `validation`; none if they were not checked, or name no workload.
 ///
-/// The authorities of a listener may be anybody's, so a name of our own trust domain counts
-/// only if the `roots` of the mesh stand behind it too.
+/// The authorities of a listener may be anybody's, so a name of one of the mesh's own
+/// `trust_domains` counts only if the roots of the mesh stand behind it too.
 ///
 /// Rule: `source.principal` at an Istio gateway is the SPIFFE name of the verified certificate.
 pub(crate) fn client_identity(
     shown: &[CertificateDer<'_>],
     validation: Option<&ClientValidation>,
-    own: &Identity,
+    trust_domains: &[TrustDomain],
     mesh: Option<&Credential>,
 ) -> Option<Identity> {
     match validation?.mode {
@@ -133,7 +133,7 @@ pub(crate) fn client_identity(
     }
     let (leaf, intermediates) = shown.split_first()?;
     let Ok(identity) = identity_of(leaf) else { return None };
-    let ours = identity.trust_domain() == own.trust_domain();
+    let ours = trust_domains.iter().any(|own| own.as_str() == identity.trust_domain());
     (!ours || is_of_mesh(leaf, intermediates, mesh?.roots())).then_some(identity)
 }
 

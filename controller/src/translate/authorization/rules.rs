@@ -12,6 +12,7 @@ use policy::authz::{
 };
 
 use crate::api::istio::{AuthorizationPolicy, Operation, Source, When};
+use crate::settings::Mesh;
 
 /// Why a policy cannot be served as written.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -36,9 +37,9 @@ impl Refused {
 type Read<T> = Result<T, Refused>;
 
 /// Reads all rules; `session` tells that a tunnel enforces them, below HTTP.
-pub(super) fn read(object: &AuthorizationPolicy, session: bool) -> Read<Vec<Rule>> {
-    let reader =
-        Reader { namespace: object.metadata.namespace.as_deref().unwrap_or_default(), session };
+pub(super) fn read(object: &AuthorizationPolicy, session: bool, mesh: &Mesh) -> Read<Vec<Rule>> {
+    let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
+    let reader = Reader { namespace, session, mesh };
     let mut rules = Vec::new();
     for (index, rule) in object.spec.rules.iter().enumerate() {
         let mut clauses = Vec::new();
@@ -69,6 +70,7 @@ pub(super) fn read(object: &AuthorizationPolicy, session: bool) -> Read<Vec<Rule
 struct Reader<'a> {
     namespace: &'a str,
     session: bool,
+    mesh: &'a Mesh,
 }
 
 impl Reader<'_> {
@@ -82,7 +84,7 @@ impl Reader<'_> {
             self.needs_requests(&format!("{at}.remoteIpBlocks"))?;
         }
         let one = Match {
-            principals: principals(at, &source.principals, &source.not_principals)?,
+            principals: self.principals(at, &source.principals, &source.not_principals)?,
             namespaces: strings(at, &source.namespaces, &source.not_namespaces)?,
             service_accounts: self.accounts(
                 at,
@@ -125,7 +127,7 @@ impl Reader<'_> {
         match when.key.as_str() {
             "source.ip" => one.source_ips = networks(&key, any, not)?,
             "source.namespace" => one.namespaces = strings(&key, any, not)?,
-            "source.principal" => one.principals = principals(&key, any, not)?,
+            "source.principal" => one.principals = self.principals(&key, any, not)?,
             "source.serviceAccount" => one.service_accounts = self.accounts(&key, any, not)?,
             "destination.ip" => one.destination_ips = networks(&key, any, not)?,
             "destination.port" => one.destination_ports = ports(&key, any, not)?,
@@ -152,6 +154,17 @@ impl Reader<'_> {
 
     fn accounts(self, at: &str, any: &[String], not: &[String]) -> Read<Field<AccountMatch>> {
         field(at, any, not, |text| AccountMatch::parse(text, self.namespace))
+    }
+
+    /// Principals, in every trust domain that they are meant in.
+    fn principals(self, at: &str, any: &[String], not: &[String]) -> Read<Field<StringMatch>> {
+        let written =
+            field(at, any, not, |text| StringMatch::parse(text).map(StringMatch::without_scheme))?;
+        let domains = self.mesh.trust_domains();
+        let all = |list: Vec<StringMatch>| {
+            list.into_iter().flat_map(|pattern| pattern.across(&domains)).collect()
+        };
+        Ok(Field { any: all(written.any), not: all(written.not) })
     }
 
     fn needs_requests(self, at: &str) -> Read<()> {
@@ -193,10 +206,6 @@ fn field<T>(
 
 fn strings(at: &str, any: &[String], not: &[String]) -> Read<Field<StringMatch>> {
     field(at, any, not, |text| StringMatch::parse(text))
-}
-
-fn principals(at: &str, any: &[String], not: &[String]) -> Read<Field<StringMatch>> {
-    field(at, any, not, |text| StringMatch::parse(text).map(StringMatch::without_scheme))
 }
 
 fn networks(at: &str, any: &[String], not: &[String]) -> Read<Field<IpNet>> {
@@ -257,12 +266,23 @@ mod tests {
             (serde_json::json!([{ "to": [{ "operation": { "ports": ["http"] } }] }]), true, true),
             (serde_json::json!([{}]), false, false),
         ];
+        let mesh = Mesh::default();
         for (rules, sessions, requests) in cases {
             let policy = policy(rules);
-            assert_eq!(read(&policy, true).is_err(), sessions, "session: {:?}", policy.spec.rules);
-            assert_eq!(read(&policy, false).is_err(), requests, "request: {:?}", policy.spec.rules);
+            assert_eq!(
+                read(&policy, true, &mesh).is_err(),
+                sessions,
+                "session: {:?}",
+                policy.spec.rules
+            );
+            assert_eq!(
+                read(&policy, false, &mesh).is_err(),
+                requests,
+                "request: {:?}",
+                policy.spec.rules
+            );
         }
-        let refused = read(&policy(request("paths")), true).unwrap_err();
+        let refused = read(&policy(request("paths")), true, &mesh).unwrap_err();
         assert!(refused.message.starts_with("spec.rules[0].to[0].operation.paths"), "{refused:?}");
     }
 
@@ -279,7 +299,7 @@ mod tests {
                 { "key": "destination.port", "notValues": ["99"] },
             ],
         }]);
-        let rules = read(&policy(rules), true).unwrap();
+        let rules = read(&policy(rules), true, &Mesh::default()).unwrap();
         let clauses = &rules[0].clauses;
         assert_eq!(
             clauses.iter().map(|clause| clause.matches.len()).collect::<Vec<_>>(),
@@ -291,5 +311,25 @@ mod tests {
         let account = &clauses[0].matches[1].service_accounts.any[0];
         assert_eq!((&*account.namespace, &*account.service_account), ("ns", "c"));
         assert_eq!(clauses[3].matches[0].destination_ports.not, [99]);
+    }
+
+    #[test]
+    fn principals_are_meant_in_every_trust_domain_of_the_mesh() {
+        let mesh = Mesh {
+            trust_domain: "new".into(),
+            trust_domain_aliases: ["old".into()].into(),
+            ..Mesh::default()
+        };
+        let rules = serde_json::json!([
+            { "from": [{ "source": { "principals": ["spiffe://old/ns/a/sa/b"] } }] },
+            { "when": [{ "key": "source.principal", "notValues": ["new/ns/a/*"] }] },
+        ]);
+        let rules = read(&policy(rules), true, &mesh).unwrap();
+        let field = |rule: usize| rules[rule].clauses[0].matches[0].principals.clone();
+        let exact = |text: &str| StringMatch::Exact(text.into());
+        assert_eq!(field(0).any, [exact("old/ns/a/sa/b"), exact("new/ns/a/sa/b")]);
+        let prefix = |text: &str| StringMatch::Prefix(text.into());
+        let want = ["new/ns/a/", "old/ns/a/"].map(prefix);
+        assert_eq!(field(1).not, want);
     }
 }
