@@ -7,6 +7,7 @@
 //!
 //! Start at [`run`].
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ use crate::control::client::follow;
 use crate::control::metrics::StreamMetrics;
 use crate::control::snapshots::Snapshots;
 use crate::credentials::Credentials;
+use crate::credentials::revocation::{ListFile, Revocations};
 use crate::drain;
 use crate::inpod::{pods::Pods, protocol};
 use crate::metrics::Metrics;
@@ -71,7 +73,9 @@ pub async fn run(settings: Settings, logs: Logs) -> anyhow::Result<()> {
         impersonate: true,
         life: settings.certificate_life,
     };
-    let credentials = Credentials::new(Arc::new(authority), Handle::current());
+    let revocations = revocations(&settings).await;
+    registry.register_collector(Box::new(Arc::clone(&revocations)));
+    let credentials = Credentials::checking(Arc::new(authority), Handle::current(), revocations);
     let pods = Arc::new(Pods::new(parts.clone(), workers.clone(), credentials.clone()));
     let (agent_ready, agent) = watch::channel(false);
     let end = CancellationToken::new();
@@ -89,8 +93,7 @@ pub async fn run(settings: Settings, logs: Logs) -> anyhow::Result<()> {
     admin::start(admin).await?;
     let snapshots = Snapshots::new(Arc::clone(&parts.shared), stream);
     tokio::spawn(follow_controller(Arc::clone(&settings), snapshots));
-    let (socket, served) = (settings.agent.clone(), Arc::clone(&pods));
-    tokio::spawn(async move { protocol::follow(&socket, &served, &agent_ready).await });
+    tokio::spawn(follow_agent(settings.agent.clone(), Arc::clone(&pods), agent_ready));
     tokio::spawn(sweep_series(metrics, Arc::clone(&parts.shared)));
     tracing::info!(workers = workers.count(), node = settings.node, "tunnel has started");
 
@@ -105,6 +108,21 @@ pub async fn run(settings: Settings, logs: Logs) -> anyhow::Result<()> {
     })
     .await?;
     Ok(())
+}
+
+async fn follow_agent(socket: PathBuf, pods: Arc<Pods>, ready: watch::Sender<bool>) {
+    protocol::follow(&socket, &pods, &ready).await;
+}
+
+/// The lists of revoked certificates, looked at before the first peer is.
+async fn revocations(settings: &Settings) -> Arc<Revocations> {
+    let revocations = Arc::<Revocations>::default();
+    if let Some(path) = settings.revocations.clone() {
+        let mut file = ListFile::new(path);
+        file.look(&revocations).await;
+        tokio::spawn(file.follow(Arc::clone(&revocations)));
+    }
+    revocations
 }
 
 /// Where spans go, if anywhere.

@@ -23,9 +23,11 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 
 pub use credential::{Credential, CredentialError};
+use revocation::Revocations;
 use tls::Material;
 
 mod credential;
+pub mod revocation;
 mod tls;
 pub mod verify;
 
@@ -71,6 +73,7 @@ struct Inner {
     authority: Arc<dyn Authority>,
     runtime: Handle,
     requests: Semaphore,
+    revocations: Arc<Revocations>,
     slots: Mutex<HashMap<Identity, Weak<Slot>>>,
 }
 
@@ -101,9 +104,19 @@ impl Credentials {
     /// No certificates yet; requests to `authority` run on `runtime`.
     #[must_use]
     pub fn new(authority: Arc<dyn Authority>, runtime: Handle) -> Self {
+        Self::checking(authority, runtime, Arc::default())
+    }
+
+    /// The same, for peers that must not be on the lists of `revocations`.
+    #[must_use]
+    pub fn checking(
+        authority: Arc<dyn Authority>,
+        runtime: Handle,
+        revocations: Arc<Revocations>,
+    ) -> Self {
         let requests = Semaphore::new(PARALLEL_REQUESTS);
         let slots = Mutex::default();
-        Self { inner: Arc::new(Inner { authority, runtime, requests, slots }) }
+        Self { inner: Arc::new(Inner { authority, runtime, requests, revocations, slots }) }
     }
 
     /// Holds the certificate of `identity`; the first holder starts fetching it.
@@ -189,7 +202,7 @@ async fn renew(inner: Arc<Inner>, slot: Weak<Slot>) {
         let Some(identity) = slot.upgrade().map(|slot| slot.identity.clone()) else { return };
         let result = {
             let _turn = inner.requests.acquire().await;
-            fetch(&*inner.authority, &identity).await
+            fetch(&inner, &identity).await
         };
         let Some(held) = slot.upgrade() else { return };
         let pause = match result {
@@ -234,13 +247,11 @@ fn failed(state: &mut State, error: CredentialError) -> bool {
     }
 }
 
-async fn fetch(
-    authority: &dyn Authority,
-    identity: &Identity,
-) -> Result<Credential, CredentialError> {
+async fn fetch(inner: &Inner, identity: &Identity) -> Result<Credential, CredentialError> {
     let request = Material::new(identity)?;
-    let chain = authority.sign(identity, &request.csr).await.map_err(CredentialError::Authority)?;
-    Credential::new(identity, &chain, request.key)
+    let chain = inner.authority.sign(identity, &request.csr).await;
+    let chain = chain.map_err(CredentialError::Authority)?;
+    Credential::checking(identity, &chain, request.key, Arc::clone(&inner.revocations))
 }
 
 /// Prints an error with its causes.

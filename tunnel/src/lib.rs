@@ -11,8 +11,8 @@
 //! 6. [`proxy::carry`] moves bytes until both ends have ended or the permit is withdrawn.
 //!
 //! What is where and who may do what comes over [`control`] into [`state`].
-//! Gateways use `control`, `credentials`, `hbone`, `state` and `worker` without
-//! the feature `node`.
+//! Gateways use `control`, `credentials`, `hbone`, `refused`, `state`, `trace` and
+//! `worker` without the feature `node`.
 
 #[cfg(feature = "node")]
 pub mod access_log;

@@ -62,6 +62,8 @@ pub enum Flag {
     Http2,
     /// There is no certificate.
     Identity,
+    /// The peer's certificate was withdrawn.
+    Revoked,
 }
 
 impl Flag {
@@ -73,6 +75,7 @@ impl Flag {
             Self::Tls => "TLS_FAILURE",
             Self::Http2 => "H2_HANDSHAKE_FAILURE",
             Self::Identity => "IDENTITY_ERROR",
+            Self::Revoked => "CERT_REVOKED",
         }
     }
 }

@@ -25,6 +25,8 @@ pub struct Settings {
     pub authority: Controller,
     /// Life asked for certificates: `SECRET_TTL` seconds, 24 h.
     pub certificate_life: Duration,
+    /// File of lists of revoked certificates, if there is one to follow: `CRL_PATH`.
+    pub revocations: Option<PathBuf>,
     /// Our own pod: `POD_NAME`, `POD_NAMESPACE`, `INSTANCE_IP`.
     pub own: OwnPod,
     /// Node that we serve: `NODE_NAME`.
@@ -186,6 +188,8 @@ impl Reader<'_> {
             discovery,
             authority,
             certificate_life: self.seconds("SECRET_TTL", 86_400),
+            revocations: Some(self.get("CRL_PATH", PathBuf::new()))
+                .filter(|path| !path.as_os_str().is_empty()),
             own: OwnPod {
                 name: self.required("POD_NAME"),
                 namespace: self.required("POD_NAMESPACE"),

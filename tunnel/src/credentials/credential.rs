@@ -16,7 +16,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
-use super::verify::{CertificateError, identity_of};
+use super::revocation::{Revocations, Revoked, Role};
+use super::verify::{CertificateError, Peers, identity_of};
 use super::{AuthorityError, tls};
 
 /// Why there is no certificate to use.
@@ -51,7 +52,7 @@ pub struct Credential {
     identity: Identity,
     chain: Vec<CertificateDer<'static>>,
     roots: Vec<CertificateDer<'static>>,
-    store: Arc<RootCertStore>,
+    peers: Peers,
     key: Arc<CertifiedKey>,
     server: Arc<rustls::ServerConfig>,
     not_before: SystemTime,
@@ -79,6 +80,16 @@ impl Credential {
         answer: &[String],
         key: PrivateKeyDer<'static>,
     ) -> Result<Self, CredentialError> {
+        Self::checking(identity, answer, key, Arc::default())
+    }
+
+    /// The same, for peers that must not be on the lists of `revocations`.
+    pub(super) fn checking(
+        identity: &Identity,
+        answer: &[String],
+        key: PrivateKeyDer<'static>,
+        revocations: Arc<Revocations>,
+    ) -> Result<Self, CredentialError> {
         let (roots, chain) = answer.split_last().ok_or_else(|| unreadable("it is empty"))?;
         let roots = certificates(std::slice::from_ref(roots))?;
         let chain = certificates(chain)?;
@@ -92,14 +103,14 @@ impl Credential {
         for root in &roots {
             store.add(root.clone()).map_err(unreadable)?;
         }
-        let store = Arc::new(store);
+        let peers = Peers { roots: Arc::new(store), revocations };
         let key = CertifiedKey::from_der(chain.clone(), key, &tls::provider())
             .map_err(|error| CredentialError::Key(error.to_string().into()))?;
         let key = Arc::new(key);
-        let server = tls::server(identity, Arc::clone(&key), Arc::clone(&store))?;
+        let server = tls::server(identity, Arc::clone(&key), peers.clone())?;
         let epoch = next_epoch();
         let identity = identity.clone();
-        Ok(Self { identity, chain, roots, store, key, server, not_before, not_after, epoch })
+        Ok(Self { identity, chain, roots, peers, key, server, not_before, not_after, epoch })
     }
 
     /// Whom it names.
@@ -151,6 +162,16 @@ impl Credential {
         (self.not_before + life / 2).duration_since(now).unwrap_or_default()
     }
 
+    /// Completes once a certificate of the chain of a peer that we are connected to, and that
+    /// plays `role`, is revoked.
+    pub(crate) fn withdrawn(
+        &self,
+        role: Role,
+        chain: Option<&[CertificateDer<'_>]>,
+    ) -> impl Future<Output = Revoked> + Send + 'static + use<> {
+        self.peers.revocations.withdrawn(role, chain, &self.peers.roots)
+    }
+
     /// TLS for connections that others open to us: HBONE only, mutual.
     #[must_use]
     pub fn server(&self) -> Arc<rustls::ServerConfig> {
@@ -166,7 +187,7 @@ impl Credential {
         &self,
         expected: &Expected,
     ) -> Result<Arc<rustls::ClientConfig>, CredentialError> {
-        tls::client(Arc::clone(&self.key), Arc::clone(&self.store), expected.clone())
+        tls::client(Arc::clone(&self.key), self.peers.clone(), expected.clone())
     }
 }
 

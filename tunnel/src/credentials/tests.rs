@@ -5,9 +5,11 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer,
-    ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams,
+    CertificateSigningRequestParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod,
+    KeyPair, RevokedCertParams, SerialNumber,
 };
+use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 
 use super::*;
@@ -38,7 +40,31 @@ impl TestAuthority {
         self.root.pem()
     }
 
-    fn sign_now(&self, csr: &str) -> Vec<String> {
+    /// A list, in PEM, that revokes `certificates`.
+    pub(crate) fn revoke(&self, certificates: &[&CertificateDer<'_>]) -> String {
+        let now = OffsetDateTime::now_utc();
+        let serial = |one: &&CertificateDer<'_>| {
+            let (_, parsed) = x509_parser::parse_x509_certificate(one).unwrap();
+            SerialNumber::from_slice(parsed.raw_serial())
+        };
+        let revoked = |one| RevokedCertParams {
+            serial_number: serial(one),
+            revocation_time: now,
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: now,
+            next_update: now + self.life,
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: certificates.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.root).unwrap().pem().unwrap()
+    }
+
+    pub(crate) fn sign_now(&self, csr: &str) -> Vec<String> {
         self.sign_aged(csr, Duration::ZERO)
     }
 

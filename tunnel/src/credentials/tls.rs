@@ -14,10 +14,10 @@ use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, ServerConfig};
 
 use super::CredentialError;
-use super::verify::{ClientVerifier, ServerVerifier};
+use super::verify::{ClientVerifier, Peers, ServerVerifier};
 
 /// What both sides speak inside TLS.
 const ALPN: &[u8] = b"h2";
@@ -66,9 +66,9 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
 pub(super) fn server(
     identity: &Identity,
     key: Arc<CertifiedKey>,
-    roots: Arc<RootCertStore>,
+    peers: Peers,
 ) -> Result<Arc<ServerConfig>, CredentialError> {
-    let verifier = ClientVerifier::new(identity, roots, provider()).map_err(refused)?;
+    let verifier = ClientVerifier::new(identity, peers, provider()).map_err(refused)?;
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(refused)?
@@ -82,10 +82,10 @@ pub(super) fn server(
 
 pub(super) fn client(
     key: Arc<CertifiedKey>,
-    roots: Arc<RootCertStore>,
+    peers: Peers,
     expected: Expected,
 ) -> Result<Arc<ClientConfig>, CredentialError> {
-    let verifier = ServerVerifier::new(roots, expected, provider());
+    let verifier = ServerVerifier::new(peers, expected, provider());
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(refused)?

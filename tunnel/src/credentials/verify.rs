@@ -22,6 +22,8 @@ use rustls::{
 };
 use x509_parser::extensions::GeneralName;
 
+use super::revocation::{Revocations, Role};
+
 /// Why a peer certificate does not name a workload that we take.
 ///
 /// Every variant ends the handshake.
@@ -72,21 +74,32 @@ pub fn identity_of(certificate: &CertificateDer<'_>) -> Result<Identity, Certifi
     uri.ok_or(CertificateError::NoName)?.parse().map_err(CertificateError::Name)
 }
 
+/// What any peer is held against.
+#[derive(Clone, Debug)]
+pub(super) struct Peers {
+    /// Roots of the mesh.
+    pub(super) roots: Arc<RootCertStore>,
+    /// What their issuers have withdrawn.
+    pub(super) revocations: Arc<Revocations>,
+}
+
 /// Checks clients: chain to the mesh roots, a workload's name, our trust domain.
 #[derive(Debug)]
 pub(super) struct ClientVerifier {
     chain: Arc<dyn ClientCertVerifier>,
+    peers: Peers,
     trust_domain: Box<str>,
 }
 
 impl ClientVerifier {
     pub(super) fn new(
         own: &Identity,
-        roots: Arc<RootCertStore>,
+        peers: Peers,
         provider: Arc<CryptoProvider>,
     ) -> Result<Self, VerifierBuilderError> {
+        let roots = Arc::clone(&peers.roots);
         let chain = WebPkiClientVerifier::builder_with_provider(roots, provider).build()?;
-        Ok(Self { chain, trust_domain: own.trust_domain().into() })
+        Ok(Self { chain, peers, trust_domain: own.trust_domain().into() })
     }
 }
 
@@ -102,6 +115,8 @@ impl ClientCertVerifier for ClientVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let verified = self.chain.verify_client_cert(leaf, intermediates, now)?;
+        let Peers { roots, revocations } = &self.peers;
+        revocations.admit(Role::Client, (leaf, intermediates), roots)?;
         let identity = identity_of(leaf)?;
         if identity.trust_domain() != &*self.trust_domain {
             return Err(CertificateError::TrustDomain(identity).into());
@@ -137,18 +152,14 @@ impl ClientCertVerifier for ClientVerifier {
 /// The name that TLS was told is not looked at: peers are found by address.
 #[derive(Debug)]
 pub(super) struct ServerVerifier {
-    roots: Arc<RootCertStore>,
+    peers: Peers,
     expected: Expected,
     provider: Arc<CryptoProvider>,
 }
 
 impl ServerVerifier {
-    pub(super) fn new(
-        roots: Arc<RootCertStore>,
-        expected: Expected,
-        provider: Arc<CryptoProvider>,
-    ) -> Self {
-        Self { roots, expected, provider }
+    pub(super) fn new(peers: Peers, expected: Expected, provider: Arc<CryptoProvider>) -> Self {
+        Self { peers, expected, provider }
     }
 }
 
@@ -163,17 +174,13 @@ impl ServerCertVerifier for ServerVerifier {
     ) -> Result<ServerCertVerified, Error> {
         let parsed = ParsedCertificate::try_from(leaf)?;
         let algorithms = self.provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(
-            &parsed,
-            &self.roots,
-            intermediates,
-            now,
-            algorithms,
-        )?;
+        let Peers { roots, revocations } = &self.peers;
+        verify_server_cert_signed_by_trust_anchor(&parsed, roots, intermediates, now, algorithms)?;
         let identity = identity_of(leaf)?;
         if !self.expected.admits(&identity) {
             return Err(CertificateError::Unexpected(identity).into());
         }
+        revocations.admit(Role::Server, (leaf, intermediates), roots)?;
         Ok(ServerCertVerified::assertion())
     }
 

@@ -20,6 +20,7 @@ use tokio_rustls::TlsConnector;
 use super::Limits;
 use super::io::LargeReads;
 use super::keepalive;
+use crate::credentials::revocation::Role;
 use crate::credentials::{Credential, CredentialError};
 
 /// Why a connection could not be opened; nothing was sent over it.
@@ -72,6 +73,7 @@ where
         .map_err(|error| ConnectError::Tls(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
     let connecting = TlsConnector::from(config).connect(name, LargeReads::new(stream));
     let stream = connecting.await.map_err(ConnectError::Tls)?;
+    let withdrawn = credential.withdrawn(Role::Server, stream.get_ref().1.peer_certificates());
     let handshake = builder(limits).handshake::<_, Bytes>(stream);
     let (send, mut connection) = handshake.await.map_err(ConnectError::Http2)?;
     let watch = keepalive::watch(connection.ping_pong(), *limits);
@@ -81,6 +83,7 @@ where
                 tracing::debug!(%error, "HBONE connection ended");
             },
             silent = watch => tracing::debug!(%silent, "HBONE connection is dead"),
+            revoked = withdrawn => tracing::warn!(%revoked, "HBONE connection is cut"),
         }
     };
     Ok((send, drive))

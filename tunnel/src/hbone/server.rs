@@ -29,6 +29,7 @@ use super::keepalive::{self, Silent};
 use super::stream::Stream;
 use super::{Limits, REFUSED};
 use crate::credentials::Credential;
+use crate::credentials::revocation::{Revoked, Role};
 use crate::credentials::verify::{CertificateError, identity_of};
 
 /// Why a connection did not come to be.
@@ -59,6 +60,9 @@ pub enum ConnectionError {
     /// The peer is gone without a word.
     #[error("connection is dead")]
     Silent(#[source] Silent),
+    /// The peer's issuer has withdrawn its certificate.
+    #[error("connection is not trusted any more")]
+    Revoked(#[source] Revoked),
 }
 
 /// A connection with a proven peer.
@@ -66,6 +70,7 @@ pub struct Connection<S> {
     inner: h2::server::Connection<TlsStream<LargeReads<S>>, Bytes>,
     peer: Arc<Peer>,
     keepalive: Pin<Box<dyn Future<Output = Silent> + Send>>,
+    withdrawn: Pin<Box<dyn Future<Output = Revoked> + Send>>,
 }
 
 impl<S> std::fmt::Debug for Connection<S> {
@@ -91,12 +96,15 @@ where
     let handshake = Box::pin(async {
         let acceptor = TlsAcceptor::from(credential.server());
         let stream = acceptor.accept(LargeReads::new(stream)).await.map_err(AcceptError::Tls)?;
-        let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let chain = stream.get_ref().1.peer_certificates();
+        let withdrawn = Box::pin(credential.withdrawn(Role::Client, chain));
+        let leaf = chain.and_then(<[_]>::first);
         let leaf = leaf.ok_or(AcceptError::Certificate(CertificateError::NoName))?;
         let identity = identity_of(leaf).map_err(AcceptError::Certificate)?;
         let mut inner = builder(limits).handshake(stream).await.map_err(AcceptError::Http2)?;
         let keepalive = Box::pin(keepalive::watch(inner.ping_pong(), *limits));
-        Ok(Connection { inner, peer: Arc::new(Peer::proven(identity, address)), keepalive })
+        let peer = Arc::new(Peer::proven(identity, address));
+        Ok(Connection { inner, peer, keepalive, withdrawn })
     });
     tokio::time::timeout(limits.handshake, handshake).await.map_err(|_| AcceptError::TimedOut)?
 }
@@ -136,6 +144,7 @@ where
             let next = tokio::select! {
                 next = self.inner.accept() => next,
                 silent = &mut self.keepalive => return Err(ConnectionError::Silent(silent)),
+                revoked = &mut self.withdrawn => return Err(ConnectionError::Revoked(revoked)),
             };
             match next {
                 None => return Ok(None),

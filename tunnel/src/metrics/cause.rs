@@ -15,6 +15,8 @@ pub enum Cause {
     Certificate,
     /// TLS failed, or the peer proved nothing.
     Tls,
+    /// The peer's certificate was withdrawn.
+    Revoked,
     /// The peer broke HTTP/2.
     Http2,
     /// The handshake took too long.
@@ -39,6 +41,7 @@ impl refused::Cause for Cause {
         Self::UnknownPod,
         Self::Certificate,
         Self::Tls,
+        Self::Revoked,
         Self::Http2,
         Self::TimedOut,
         Self::Silent,
@@ -55,6 +58,7 @@ impl refused::Cause for Cause {
             Self::UnknownPod => "unknown_pod",
             Self::Certificate => "certificate",
             Self::Tls => "tls",
+            Self::Revoked => "revoked",
             Self::Http2 => "http2",
             Self::TimedOut => "timed_out",
             Self::Silent => "silent",

@@ -27,6 +27,7 @@ use super::passthrough::{EarlyError, workload_at};
 use super::session::{Record, Watched};
 use super::{application, headers};
 use crate::credentials::Held;
+use crate::credentials::revocation::is_revoked;
 use crate::hbone::server::{self, AcceptError, Connect, Connection, ConnectionError};
 use crate::hbone::{BAGGAGE, FORWARDED, POD_UID, REFUSED_UID};
 use crate::inpod::pods::Pod;
@@ -114,6 +115,7 @@ pub(super) async fn serve(core: &Rc<Core>, pod: &Arc<Pod>, stream: TcpStream, pe
 
 fn cause_of(error: &AcceptError) -> Cause {
     match error {
+        AcceptError::Tls(error) if is_revoked(error) => Cause::Revoked,
         AcceptError::Tls(_) | AcceptError::Certificate(_) => Cause::Tls,
         AcceptError::Http2(_) => Cause::Http2,
         AcceptError::TimedOut => Cause::TimedOut,
@@ -125,6 +127,7 @@ fn fault_of(error: &ConnectionError) -> Option<Cause> {
     match error {
         ConnectionError::Http2(error) => (!error.is_io()).then_some(Cause::Http2),
         ConnectionError::Silent(_) => Some(Cause::Silent),
+        ConnectionError::Revoked(_) => Some(Cause::Revoked),
     }
 }
 

@@ -27,6 +27,7 @@ use super::passthrough::EarlyError;
 use super::session::Record;
 use super::span::SessionSpan;
 use crate::credentials::CredentialError;
+use crate::credentials::revocation::is_revoked;
 use crate::hbone::client::{Ask, ConnectError};
 use crate::hbone::pool::{Key, OpenError};
 use crate::inpod::pods::Pod;
@@ -63,6 +64,7 @@ impl HopError {
         match self {
             Self::Credential(_) => Flag::Identity,
             Self::Open(OpenError::Connect(why)) => match **why {
+                ConnectError::Tls(ref error) if is_revoked(error) => Flag::Revoked,
                 ConnectError::Tls(_) => Flag::Tls,
                 ConnectError::Http2(_) => Flag::Http2,
                 ConnectError::Credential(_) => Flag::Identity,
