@@ -49,11 +49,7 @@ const IMAGES: [Image; 4] = [
     Image { name: "controller", own: &["waymark-controller"], tools: &[] },
     Image { name: "gateway", own: &["waymark-gateway"], tools: &[] },
     Image { name: "tunnel", own: &["waymark-tunnel"], tools: &[] },
-    Image {
-        name: "agent",
-        own: &["waymark-agent", "waymark-cni"],
-        tools: &["nft", "ip", "ss"],
-    },
+    Image { name: "agent", own: &["waymark-agent", "waymark-cni"], tools: &["nft", "ip", "ss"] },
 ];
 /// Where our programs lie in an image.
 const PROGRAMS: &str = "usr/local/bin";
