@@ -84,7 +84,8 @@ impl Target {
         let credential = self.identity(issuer).await;
         let stream = self.tcp(hbone::PORT).await;
         let limits = hbone::Limits::default();
-        let (send, drive) = client::connect(stream, &credential, &expected, &limits).await?;
+        let connecting = Box::pin(client::connect(stream, &credential, &expected, &limits));
+        let (send, drive) = connecting.await?;
         tokio::spawn(drive);
         Ok(send)
     }

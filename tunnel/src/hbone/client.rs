@@ -73,7 +73,8 @@ where
         .map_err(|error| ConnectError::Tls(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
     let connecting = TlsConnector::from(config).connect(name, LargeReads::new(stream));
     let stream = connecting.await.map_err(ConnectError::Tls)?;
-    let withdrawn = credential.withdrawn(Role::Server, stream.get_ref().1.peer_certificates());
+    let chain = stream.get_ref().1.peer_certificates();
+    let withdrawn = Box::pin(credential.withdrawn(Role::Server, chain));
     let handshake = builder(limits).handshake::<_, Bytes>(stream);
     let (send, mut connection) = handshake.await.map_err(ConnectError::Http2)?;
     let watch = keepalive::watch(connection.ping_pong(), *limits);
