@@ -225,6 +225,62 @@ fn the_edge_serves_the_routes_and_nothing_else() {
 }
 
 #[test]
+fn a_policy_that_selects_the_edge_decides_there_and_says_so() {
+    let mut world = Bookinfo::new();
+    world.put(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: edge, namespace: bookinfo}\nspec: {selector: {matchLabels: {gateway.networking.k8s.io/gateway-name: bookinfo-gateway}}, action: DENY, rules: [{from: [{source: {ipBlocks: [10.254.0.1]}}]}]}\n",
+    );
+    let snapshot = world.snapshot();
+    let at = workload(&snapshot, "bookinfo-gateway-istio");
+    let gateway = "bookinfo/bookinfo-gateway".parse().unwrap();
+    let parts = request("GET", "/productpage");
+    for (client, refused) in [("10.254.0.1", true), ("10.254.0.2", false)] {
+        let client: IpAddr = client.parse().unwrap();
+        let from = From::Outside { client, gateway: &gateway, at: &at, port: 80, sni: None };
+        let answered = explain::ask(&Question { from, http: Some(&parts), roll: 7 }, &snapshot);
+        assert_eq!(arrives(&answered).is_none(), refused, "{client}: {answered:#?}");
+        if refused {
+            assert_eq!(answered.verdict, Verdict::Refused(Some(403)));
+            let last = answered.steps.last().unwrap();
+            assert!(last.text.contains("the gateway bookinfo/bookinfo-gateway"), "{last:?}");
+            assert_eq!(last.decided_by.as_deref(), Some("policy bookinfo/edge rule 0"));
+        }
+    }
+    let inside = call(
+        &snapshot,
+        "productpage-v1",
+        world.service("details"),
+        &request("GET", "/productpage"),
+        3,
+    );
+    assert_eq!(arrives(&inside), Some("details-v1-1"), "the waypoint is not selected");
+}
+
+#[test]
+fn a_client_keeps_its_endpoint_where_the_service_says_so() {
+    let mut world = Bookinfo::new();
+    world.remove(Kind::HttpRoute, "reviews");
+    let mut service = world.stores.get::<Service>("bookinfo", "reviews").unwrap().as_ref().clone();
+    let reached = |world: &Bookinfo, from: &str| {
+        let (snapshot, reviews) = (world.snapshot(), world.service("reviews"));
+        let pods: std::collections::BTreeSet<String> = (0..40_u64)
+            .filter_map(|n| {
+                let roll = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                let answer = call(&snapshot, from, reviews, &request("GET", "/reviews/0"), roll);
+                arrives(&answer).map(str::to_owned)
+            })
+            .collect();
+        pods.len()
+    };
+    assert_eq!(reached(&world, "productpage-v1"), 3);
+    service.spec.as_mut().unwrap().session_affinity = Some("ClientIP".to_owned());
+    world.stores.put(Object::Service(service.into()));
+    for from in ["productpage-v1", "ratings-v1"] {
+        assert_eq!(reached(&world, from), 1, "{from}");
+    }
+}
+
+#[test]
 fn policies_at_the_waypoint_and_the_guard_hold() {
     let world = Bookinfo::new();
     let snapshot = world.snapshot();

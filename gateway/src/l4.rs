@@ -131,7 +131,8 @@ impl<'a> Session<'a> {
     }
 
     async fn connect(&mut self, backend: &Backend<'a>) -> Result<Box<dyn ByteStream>, Refusal> {
-        let visited = self.arrival.visited.as_ref();
+        let client = self.arrival.peer.address.ip();
+        let visited = (client, self.arrival.visited.as_ref());
         let mut chosen = Chosen::new(self.worker, self.loaded, backend, Protocol::Sniff, visited)?;
         let mut failure = Refusal::Connect("no endpoint is left".into());
         for _ in 0..ATTEMPTS {

@@ -303,6 +303,7 @@ impl Worker {
     pub(crate) fn pick<'a>(
         &self,
         candidates: &'a Candidates,
+        (service, client): (&Service, IpAddr),
         tried: &[Arc<str>],
     ) -> Option<&'a Candidate> {
         let now = Instant::now();
@@ -310,7 +311,7 @@ impl Worker {
             let uid = &one.workload.uid;
             tried.contains(uid) || self.outliers.borrow().is_out(uid, now)
         };
-        candidates.pick(&mut self.rolls.borrow_mut(), out)
+        candidates.pick_for(service, client, &mut self.rolls.borrow_mut(), out)
     }
 
     /// TLS towards a backend; made anew when its policy or our certificate has changed.

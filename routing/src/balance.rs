@@ -2,7 +2,8 @@
 
 //! Which endpoint of a service, and which one next if that fails.
 //!
-//! Owns locality, health, weight, and the choice by chance. Leaves how busy
+//! Owns locality, health, weight, the choice by chance, and that of a client
+//! which keeps its endpoint ([`Candidates::pick_for`]). Leaves how busy
 //! endpoints are to the caller, and failures to [`outlier`].
 //!
 //! Keeps: chance is given by the caller, so the same roll gives the same
@@ -11,6 +12,7 @@
 //!
 //! Start at [`Candidates::of`].
 
+mod affinity;
 pub mod outlier;
 
 use std::net::IpAddr;
@@ -147,6 +149,23 @@ impl Candidates {
         found.or_else(|| self.pick_in(self.tiers.first()?, rolls, &|_| false))
     }
 
+    /// The candidate for one more connection or request of `client` to `service`: [`Self::pick`],
+    /// or the one that it keeps if the service wants that.
+    pub fn pick_for(
+        &self,
+        service: &Service,
+        client: IpAddr,
+        rolls: &mut Rolls,
+        out: impl Fn(&Candidate) -> bool,
+    ) -> Option<&Candidate> {
+        if !service.client_affinity {
+            return self.pick(rolls, out);
+        }
+        let found =
+            self.tiers.iter().find_map(|tier| affinity::best(self.tier(tier), client, &out));
+        found.or_else(|| affinity::best(self.tier(self.tiers.first()?), client, &|_| false))
+    }
+
     /// The less loaded of two picks; see [`Self::pick`].
     pub fn least_loaded(
         &self,
@@ -177,6 +196,17 @@ impl Candidates {
         chosen
     }
 
+    /// Up to `limit` different candidates in the order in which `client`, which keeps to the
+    /// first of them, tries them.
+    pub fn order_for(&self, client: IpAddr, limit: usize) -> Vec<&Candidate> {
+        let tiers = self.tiers.iter();
+        tiers.flat_map(|tier| affinity::order(self.tier(tier), client)).take(limit).collect()
+    }
+
+    fn tier(&self, tier: &Tier) -> &[Candidate] {
+        self.list.get(tier.start..tier.start + tier.sums.len()).unwrap_or_default()
+    }
+
     fn pick_in(
         &self,
         tier: &Tier,
@@ -190,7 +220,7 @@ impl Candidates {
                 return Some(candidate);
             }
         }
-        let members = self.list.iter().skip(tier.start).take(tier.sums.len());
+        let members = self.tier(tier).iter();
         let left: Vec<&Candidate> = members.filter(|candidate| !out(candidate)).collect();
         let total = left.iter().map(|candidate| u64::from(candidate.workload.capacity)).sum();
         let mut point = rolls.below(total);

@@ -62,6 +62,18 @@ pub enum From<'a> {
     },
 }
 
+impl From<'_> {
+    /// The address that it comes from.
+    fn client(&self) -> IpAddr {
+        match self {
+            Self::Workload { source, .. } => {
+                source.addresses.first().copied().unwrap_or(IpAddr::from([0, 0, 0, 0]))
+            }
+            Self::Outside { client, .. } => *client,
+        }
+    }
+}
+
 /// What a step is about.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Topic {
@@ -150,6 +162,7 @@ pub fn ask(question: &Question<'_>, snapshot: &Snapshot) -> Explanation {
     let mut trace = Trace {
         snapshot,
         http: head.as_ref(),
+        client: question.from.client(),
         rolls: Rolls::new(question.roll),
         steps: Vec::new(),
         waypoints: Vec::new(),
@@ -186,6 +199,8 @@ type Outcome<T = Verdict> = Result<T, Verdict>;
 struct Trace<'a> {
     snapshot: &'a Snapshot,
     http: Option<&'a http::request::Parts>,
+    /// Address of whoever began it all.
+    client: IpAddr,
     rolls: Rolls,
     steps: Vec<Step>,
     /// Services of waypoints passed already: each is entered at most once.

@@ -194,7 +194,10 @@ impl Ask<'_> {
         }
         let endpoints = self.discovery.endpoints(&service.key);
         let candidates = Candidates::of(self.source, service, endpoints, Want::Port(port));
-        let order = candidates.order(rolls, MOST_HOPS);
+        let order = match self.source.addresses.first() {
+            Some(client) if service.client_affinity => candidates.order_for(*client, MOST_HOPS),
+            _ => candidates.order(rolls, MOST_HOPS),
+        };
         let hops = order.into_iter().filter_map(|candidate| {
             self.to_endpoint(&candidate.workload, Some(service), candidate.port)
         });

@@ -210,11 +210,25 @@ impl Mesh {
         Ok(())
     }
 
+    /// Lets the clients of a service keep their endpoint.
+    pub fn keep_clients(&mut self, name: &str) -> anyhow::Result<()> {
+        self.change_service(name, |service| service.client_affinity = true)
+    }
+
     /// Makes the gateway the waypoint of a service.
     pub fn bind_waypoint(&mut self, name: &str) -> anyhow::Result<()> {
+        let own = self.waypoint();
+        self.change_service(name, |service| service.waypoint = Some(own))
+    }
+
+    fn change_service(
+        &mut self,
+        name: &str,
+        change: impl FnOnce(&mut Service),
+    ) -> anyhow::Result<()> {
         let found = self.snapshot.discovery.service(&key(name).parse()?);
         let mut service = (**found.ok_or_else(|| anyhow::anyhow!("no service {name}"))?).clone();
-        service.waypoint = Some(self.waypoint());
+        change(&mut service);
         self.put([Resource::Service(Arc::new(service))]);
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! A gateway in this process, real connections on both sides.
 
 mod gateway {
+    mod affinity;
     mod edge;
     mod edge_policy;
     mod failure;

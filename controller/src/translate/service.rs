@@ -38,6 +38,7 @@ pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
     service.addresses = addresses(spec);
     service.ports = ports(spec);
     service.load_balancing = load_balancing(&object.metadata, spec, look);
+    service.client_affinity = spec.session_affinity.as_deref() == Some("ClientIP");
     service.ip_families = families(spec);
     service.canonical = true;
 

@@ -7,6 +7,7 @@
 //! policy's.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,7 @@ use super::choose::{Backend, Chosen};
 use super::edit::Plan;
 use super::finish::Record;
 use super::match_route::Matched;
-use super::{Asked, edit, forwarded};
+use super::{Asked, Entry, edit, forwarded};
 use crate::dial::{DialError, Target};
 use crate::http::{
     Carry, Downstream, Error, GetError, RequestHead, ResponseHead, Retry, Side, Upstream,
@@ -84,7 +85,8 @@ impl<'a> Carrying<'a> {
     ) -> Result<(), Refusal> {
         let protocol = self.backend.protocol(self.asked.grpc, down.upgrade().is_some());
         let Asked { worker, loaded, arrival, .. } = self.asked;
-        let visited = arrival.visited.as_ref();
+        let client = self.client(down);
+        let visited = (client, arrival.visited.as_ref());
         let mut chosen = Chosen::new(worker, loaded, self.backend, protocol, visited)?;
         let mut head = Some(head);
         let result = loop {
@@ -109,6 +111,17 @@ impl<'a> Carrying<'a> {
         record.moved = self.bodies.moved();
         record.grpc = self.bodies.grpc_status().or(record.grpc);
         result
+    }
+
+    /// Who asks: within the mesh the first client that forwarding headers name, for its gateway
+    /// at the edge is the same for all. Looked for only where it matters; a client that lies
+    /// about it moves itself alone.
+    fn client(&self, down: &Downstream) -> IpAddr {
+        let within = !matches!(self.asked.arrival.entry, Entry::Port(_));
+        let first = (within && self.backend.keeps_clients())
+            .then(|| forwarded::first(&down.head().headers))
+            .flatten();
+        first.unwrap_or(self.asked.remote)
     }
 
     /// The head for another attempt: the first went with its attempt, for most need no other.

@@ -58,6 +58,11 @@ impl<'a> Backend<'a> {
         }
     }
 
+    /// Tells whether its clients keep their endpoint.
+    pub(crate) fn keeps_clients(&self) -> bool {
+        matches!(self, Self::Service { service, .. } if service.client_affinity)
+    }
+
     fn app_protocol(&self) -> AppProtocol {
         match self {
             Self::Service { service, port, .. } => {
@@ -135,6 +140,8 @@ pub(crate) struct Chosen<'a> {
     loaded: &'a Loaded,
     order: Order<'a>,
     terms: Terms,
+    /// Who asks, for services whose clients keep their endpoint.
+    client: IpAddr,
     tried: Vec<Arc<str>>,
 }
 
@@ -147,8 +154,8 @@ enum Order<'a> {
 }
 
 impl<'a> Chosen<'a> {
-    /// The endpoints of `backend`, to speak `protocol` with, for a request that has passed the
-    /// waypoints `visited`.
+    /// The endpoints of `backend`, to speak `protocol` with, for a request of `client` that has
+    /// passed the waypoints `visited`.
     ///
     /// # Errors
     ///
@@ -158,7 +165,7 @@ impl<'a> Chosen<'a> {
         loaded: &'a Loaded,
         backend: &Backend<'a>,
         protocol: Protocol,
-        visited: Option<&Arc<str>>,
+        (client, visited): (IpAddr, Option<&Arc<str>>),
     ) -> Result<Self, Refusal> {
         let (order, tls) = match backend {
             Backend::Service { service, port, .. } => {
@@ -189,7 +196,7 @@ impl<'a> Chosen<'a> {
             (_, protocol) => protocol,
         };
         let terms = Terms { tls, protocol, visited: visited.cloned() };
-        Ok(Self { worker, loaded, order, terms, tried: Vec::new() })
+        Ok(Self { worker, loaded, order, terms, client, tried: Vec::new() })
     }
 
     /// The next endpoint; none once all that may be tried were.
@@ -201,7 +208,8 @@ impl<'a> Chosen<'a> {
         let hop = match &mut self.order {
             Order::Hops(hops) => hops.next()?,
             Order::Endpoints { candidates, service } => {
-                let candidate = self.worker.pick(candidates, &self.tried)?;
+                let asks = (&***service, self.client);
+                let candidate = self.worker.pick(candidates, asks, &self.tried)?;
                 self.tried.push(Arc::clone(&candidate.workload.uid));
                 let family = service.addresses.first().map(|vip| vip.range.addr());
                 let family = family.unwrap_or_else(|| own_address(self.loaded));

@@ -37,12 +37,23 @@ pub(super) fn remote(headers: &HeaderMap, peer: IpAddr, trusted: usize) -> IpAdd
     let entries = headers.get_all(FOR).iter().rev();
     let entries = entries.flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
     for entry in entries.take(trusted) {
-        let text = str::from_utf8(entry).unwrap_or_default().trim();
-        let text = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-        let Ok(address) = text.parse::<IpAddr>() else { break };
-        best = address.to_canonical();
+        let Some(address) = address_of(entry) else { break };
+        best = address;
     }
     best
+}
+
+/// The first client that the headers name.
+pub(super) fn first(headers: &HeaderMap) -> Option<IpAddr> {
+    let first = headers.get(FOR)?.as_bytes().split(|byte| *byte == b',').next()?;
+    address_of(first)
+}
+
+/// An address as an entry has it.
+fn address_of(entry: &[u8]) -> Option<IpAddr> {
+    let text = str::from_utf8(entry).unwrap_or_default().trim();
+    let text = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    text.parse::<IpAddr>().ok().map(|address| address.to_canonical())
 }
 
 /// Sets the headers on `head`.

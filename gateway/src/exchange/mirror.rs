@@ -5,6 +5,7 @@
 //! A mirror never slows the request: its pieces wait in a bounded queue, a
 //! queue that is full ends the copy, and copies beyond the limit are not made.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -41,7 +42,7 @@ pub(super) fn send(
         head.without_upgrade();
         let (worker, loaded) = (Rc::clone(asked.worker), Rc::clone(asked.loaded));
         let (target, grpc) = (target.clone(), asked.grpc);
-        let visited = asked.arrival.visited.clone();
+        let visited = (asked.remote, asked.arrival.visited.clone());
         tokio::task::spawn_local(async move {
             let copied = copy(&worker, &loaded, &target, grpc, visited);
             let limit = worker.shared.settings.limits.mirror_time;
@@ -65,11 +66,11 @@ async fn copy(
     loaded: &Rc<OfCore>,
     target: &BackendTarget,
     grpc: bool,
-    visited: Option<Arc<str>>,
+    (client, visited): (IpAddr, Option<Arc<str>>),
 ) -> Result<crate::http::Upstream, String> {
     let backend = of_target(loaded, target, &[]).map_err(|refusal| refusal.to_string())?;
     let protocol: Protocol = backend.protocol(grpc, false);
-    let chosen = Chosen::new(worker, loaded, &backend, protocol, visited.as_ref());
+    let chosen = Chosen::new(worker, loaded, &backend, protocol, (client, visited.as_ref()));
     let mut chosen = chosen.map_err(|refusal| refusal.to_string())?;
     let target = chosen.next().await.ok_or("no endpoint")?;
     let target = target.map_err(|error| error.to_string())?;

@@ -124,7 +124,8 @@ impl Session {
         let Backend::Service { service, port, .. } = backend else { return Err(Refusal::NoRoute) };
         let none = || Refusal::NoEndpoint(service.key.clone());
         let candidates = self.worker.candidates(&loaded, service, port);
-        let candidate = self.worker.pick(&candidates, &[]).ok_or_else(none)?;
+        let candidate =
+            self.worker.pick(&candidates, (&**service, remote), &[]).ok_or_else(none)?;
         let address = routing::balance::address(&candidate.workload, Some(service), remote);
         let address = SocketAddr::new(address.ok_or_else(none)?, candidate.port);
         let upstream = connect(address).await;

@@ -30,6 +30,8 @@ pub struct Service {
     pub weighted_waypoints: Vec<WeightedWaypoint>,
     /// How to choose an endpoint; by default any healthy one.
     pub load_balancing: Option<LoadBalancing>,
+    /// A client keeps its endpoint as long as that may be chosen (`sessionAffinity: ClientIP`).
+    pub client_affinity: bool,
     /// Address families that the service admits.
     pub ip_families: IpFamilies,
     /// Of several services with this hostname the one that other namespaces mean.
@@ -53,6 +55,7 @@ impl Service {
             waypoint: None,
             weighted_waypoints: Vec::new(),
             load_balancing: None,
+            client_affinity: false,
             ip_families: IpFamilies::Automatic,
             canonical: false,
             ingress_use_waypoint: false,

@@ -363,7 +363,7 @@ impl Trace<'_> {
         let vip = service.addresses.first().map(|vip| vip.range.addr());
         let endpoints = discovery.endpoints(&service.key);
         let candidates = Candidates::of(place.own, service, endpoints, Want::Port(port));
-        let chosen = candidates.pick(&mut self.rolls, |_| false);
+        let chosen = candidates.pick_for(service, self.client, &mut self.rolls, |_| false);
         let ip = vip.unwrap_or(IpAddr::from([0, 0, 0, 0]));
         let hop = chosen.and_then(|chosen| {
             l4::hop_to_endpoint(&chosen.workload, Some(service), chosen.port, ip)

@@ -20,7 +20,7 @@ use self::parts::{
 };
 use super::error::{Names, WireError, address, address_bytes, or, port, port_or_zero, range};
 use super::messages::istio::workload as wire;
-use super::messages::waymark::v1::PodUid;
+use super::messages::waymark::v1::{ClientAffinity, PodUid};
 use crate::discovery::{
     AppProtocol, IpFamilies, Locality, Port, Service, ServiceKey, VirtualAddress, Visibility,
     WeightedWaypoint, Workload,
@@ -28,6 +28,9 @@ use crate::discovery::{
 
 /// Name of the workload extension that holds the Kubernetes UID of the pod.
 pub const POD_UID: &str = "waymark.v1.PodUid";
+
+/// Name of the service extension that says that clients keep their endpoint.
+pub const CLIENT_AFFINITY: &str = "waymark.v1.ClientAffinity";
 
 /// A workload or a service.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -182,11 +185,14 @@ fn pod_uid(extensions: &[wire::Extension]) -> Result<Option<Arc<str>>, WireError
 }
 
 fn pod_uid_extension(uid: &str) -> wire::Extension {
-    let message = PodUid { uid: uid.to_owned() };
+    extension(POD_UID, &PodUid { uid: uid.to_owned() })
+}
+
+fn extension(name: &str, message: &impl Message) -> wire::Extension {
     wire::Extension {
-        name: POD_UID.to_owned(),
+        name: name.to_owned(),
         config: Some(prost_types::Any {
-            type_url: format!("type.googleapis.com/{POD_UID}"),
+            type_url: format!("type.googleapis.com/{name}"),
             value: message.encode_to_vec(),
         }),
     }
@@ -231,6 +237,7 @@ pub fn read_service(message: &wire::Service, names: &mut Names) -> Result<Servic
         waypoint: message.waypoint.as_ref().map(read_gateway).transpose()?,
         weighted_waypoints: weighted.collect::<Result<_, _>>()?,
         load_balancing: message.load_balancing.as_ref().map(read_balancing).transpose()?,
+        client_affinity: message.extensions.iter().any(|one| one.name == CLIENT_AFFINITY),
         ip_families: match wire::IpFamilies::try_from(message.ip_families) {
             Ok(wire::IpFamilies::Automatic) => IpFamilies::Automatic,
             Ok(wire::IpFamilies::Ipv4Only) => IpFamilies::V4,
@@ -274,7 +281,11 @@ pub fn write_service(service: &Service) -> wire::Address {
         waypoint: service.waypoint.as_ref().map(write_gateway),
         load_balancing: service.load_balancing.as_ref().map(write_balancing),
         ip_families: families.into(),
-        extensions: Vec::new(),
+        extensions: service
+            .client_affinity
+            .then(|| extension(CLIENT_AFFINITY, &ClientAffinity {}))
+            .into_iter()
+            .collect(),
         canonical: service.canonical,
         ingress_use_waypoint: service.ingress_use_waypoint,
         weighted_waypoints: weighted.collect(),

@@ -534,6 +534,10 @@ pub struct PodUid {
     #[prost(string, tag = "1")]
     pub uid: ::prost::alloc::string::String,
 }
+/// Extension of `istio.workload.Service` named "waymark.v1.ClientAffinity": a client keeps its
+/// endpoint, by its address.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClientAffinity {}
 /// A pod of the agent's node that must be in the mesh. Resource name: its UID.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NodePod {

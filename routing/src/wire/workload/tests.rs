@@ -274,7 +274,7 @@ pub(crate) fn services() -> impl Strategy<Value = Service> {
         prop::collection::vec(text(), 0..3),
         prop::collection::vec(weighted, 0..3),
     );
-    let options = (prop::option::of(gateway()), prop::option::of(balancing));
+    let options = (prop::option::of(gateway()), prop::option::of(balancing), any::<bool>());
     let flags = (any::<bool>(), any::<bool>(), any::<bool>(), 0_usize..4);
     (text(), service_key(), lists, options, flags).prop_map(|(name, key, lists, options, flags)| {
         Service {
@@ -286,6 +286,7 @@ pub(crate) fn services() -> impl Strategy<Value = Service> {
             weighted_waypoints: lists.3,
             waypoint: options.0,
             load_balancing: options.1,
+            client_affinity: options.2,
             ip_families: [IpFamilies::Automatic, IpFamilies::V4, IpFamilies::V6, IpFamilies::Dual]
                 [flags.3],
             canonical: flags.0,
