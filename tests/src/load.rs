@@ -12,7 +12,7 @@
 //! Start at [`http::run`], [`tcp::run`] and [`serve`].
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
@@ -45,6 +45,22 @@ impl Report {
     pub fn failures(&self) -> u64 {
         self.failed.values().sum()
     }
+}
+
+/// Runs all clients at once, and adds up what they did.
+async fn all(
+    clients: impl Iterator<Item = impl Future<Output = Tally> + Send + 'static>,
+) -> Report {
+    let begun = Instant::now();
+    let clients: Vec<_> = clients.map(tokio::spawn).collect();
+    let mut all = Tally::new();
+    for one in clients {
+        match one.await {
+            Ok(tally) => all.add(&tally),
+            Err(_) => all.failed("client panicked"),
+        }
+    }
+    all.finish(begun.elapsed())
 }
 
 /// Collects what one or many connections did.

@@ -12,6 +12,7 @@ mod gateway {
     mod waypoint;
 
     use std::net::{IpAddr, SocketAddr};
+    use std::sync::Arc;
 
     use anyhow::Context as _;
     use bytes::Bytes;
@@ -19,14 +20,22 @@ mod gateway {
     use http_body_util::{BodyExt as _, Full};
     use hyper_util::rt::{TokioExecutor, TokioIo};
     use policy::authz::{Action, Authorization, Clause, Field, Match, PolicyName, Rule, Scope};
+    use routing::delta::Resource;
     use tokio::io::{AsyncRead, AsyncWrite};
     use tokio::net::TcpStream;
     use waymark_tests::backend::{Backend, Seen};
-    use waymark_tests::mesh::address;
+    use waymark_tests::mesh::{Mesh, address, rule, to};
 
     /// A backend on an address of its own.
     async fn backend(name: &str) -> anyhow::Result<Backend> {
         Backend::start(name, SocketAddr::new(address(), 0), None).await
+    }
+
+    /// A route of everything at the listener `section` to the service `web`.
+    fn all_to_web(mesh: &mut Mesh, section: &str) -> anyhow::Result<()> {
+        let rule = rule("HTTPRoute/shop/web", &[section], vec![to("web", 1)?])?;
+        mesh.put([Resource::Rule(Arc::new(rule))]);
+        Ok(())
     }
 
     /// What came back.

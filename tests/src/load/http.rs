@@ -12,7 +12,7 @@ use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::{Report, Tally, Until};
+use super::{Report, Tally, Until, all};
 
 /// What to send, where, and how.
 #[derive(Clone, Debug)]
@@ -57,18 +57,8 @@ impl Load {
 /// Sends `load` until it is over. A request is good when its answer is whole and its
 /// status is below 400.
 pub async fn run(load: &Load, until: &Until) -> Report {
-    let begun = Instant::now();
-    let clients: Vec<_> = (0..load.clients.max(1))
-        .map(|index| tokio::spawn(client(load.clone(), until.clone(), index)))
-        .collect();
-    let mut all = Tally::new();
-    for one in clients {
-        match one.await {
-            Ok(tally) => all.add(&tally),
-            Err(_) => all.failed("client panicked"),
-        }
-    }
-    all.finish(begun.elapsed())
+    let clients = 0..load.clients.max(1);
+    all(clients.map(|index| client(load.clone(), until.clone(), index))).await
 }
 
 async fn client(load: Load, until: Until, index: usize) -> Tally {

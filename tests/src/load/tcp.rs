@@ -9,7 +9,7 @@ use std::time::Instant;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::{Report, Tally, Until};
+use super::{Report, Tally, Until, all};
 
 /// What the connections do.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -30,18 +30,8 @@ pub async fn run(
     size: usize,
     until: &Until,
 ) -> Report {
-    let begun = Instant::now();
-    let clients: Vec<_> = (0..connections.max(1))
-        .map(|_| tokio::spawn(client(address, shape, size, until.clone())))
-        .collect();
-    let mut all = Tally::new();
-    for one in clients {
-        match one.await {
-            Ok(tally) => all.add(&tally),
-            Err(_) => all.failed("client panicked"),
-        }
-    }
-    all.finish(begun.elapsed())
+    let clients = 0..connections.max(1);
+    all(clients.map(|_| client(address, shape, size, until.clone()))).await
 }
 
 async fn client(address: SocketAddr, shape: Shape, size: usize, until: Until) -> Tally {

@@ -4,11 +4,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use http_body_util::Full;
 use routing::delta::{Kind, Resource};
 use routing::discovery::AppProtocol;
 use routing::filter::{
@@ -19,9 +15,10 @@ use routing::matching::{HeaderMatch, PathMatch, RequestMatch, TextMatch};
 use routing::route::Rule;
 use tokio::net::TcpStream;
 use waymark_tests::backend::Backend;
+use waymark_tests::collector::Collector;
 use waymark_tests::mesh::{Mesh, local, rule, to};
 
-use super::{ask, backend, get, http1, http2};
+use super::{all_to_web, ask, backend, get, http1, http2};
 
 /// A gateway with an HTTP listener on 8080 and a service per backend of these names.
 async fn edge(names: &[&str]) -> anyhow::Result<(Mesh, Vec<Backend>)> {
@@ -56,11 +53,7 @@ fn a_request_reaches_a_plain_backend_and_says_where_it_came_from() -> anyhow::Re
         let pod = backend("pod").await?;
         mesh.service("web", AppProtocol::Unknown, &[("pod", pod.address)], &[])?;
         mesh.listener("http", (8080, Protocol::Http), "", None)?;
-        mesh.put([Resource::Rule(Arc::new(rule(
-            "HTTPRoute/shop/web",
-            &["http"],
-            vec![to("web", 1)?],
-        )?))]);
+        all_to_web(&mut mesh, "http")?;
         mesh.gateway.ready().await;
         let got = ask(mesh.ip, 8080, "shop.example", "/a?b=c").await?;
         assert_eq!(got.head.headers["server"], "backend", "a backend's server header is kept");
@@ -318,43 +311,19 @@ fn requests_are_counted_with_the_names_of_istio() -> anyhow::Result<()> {
     })
 }
 
-/// Takes calls of one gRPC client, agrees to each and tells its path and message.
-async fn collect(
-    collector: tokio::net::TcpListener,
-    tell: tokio::sync::mpsc::Sender<(String, Bytes)>,
-) -> anyhow::Result<()> {
-    let (stream, _) = collector.accept().await?;
-    let service = service_fn(move |request: http::Request<Incoming>| {
-        let tell = tell.clone();
-        async move {
-            let path = request.uri().path().to_owned();
-            let body = request.into_body().collect().await?.to_bytes();
-            drop(tell.send((path, body)).await);
-            let answer = http::Response::builder()
-                .header("grpc-status", "0")
-                .header("content-type", "application/grpc");
-            anyhow::Ok(answer.body(Full::<Bytes>::default())?)
-        }
-    });
-    let http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-    Ok(http.serve_connection(TokioIo::new(stream), service).await?)
-}
-
 #[test]
 fn sampled_requests_are_told_to_the_collector_and_the_backend() -> anyhow::Result<()> {
     local(async {
         let (mut mesh, _backends) = edge(&["web"]).await?;
         put(&mut mesh, under("/", "all", "web")?);
-        let collector = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-        let endpoint = collector.local_addr()?.to_string();
+        let mut collector = Collector::start().await?;
+        let endpoint = collector.address.to_string();
         mesh.settings(|settings| {
             settings.tracing = Some(routing::gateway::Tracing {
                 endpoint: endpoint.as_str().into(),
                 sampled_per_million: 0,
             });
         })?;
-        let (tell, mut told) = tokio::sync::mpsc::channel(8);
-        tokio::task::spawn_local(collect(collector, tell));
         let trace = "0af7651916cd43dd8448eb211c80319c";
         let call = async |flags: &str| {
             let parent = format!("00-{trace}-b7ad6b7169203331-{flags}");
@@ -373,10 +342,11 @@ fn sampled_requests_are_told_to_the_collector_and_the_backend() -> anyhow::Resul
             }
         };
         assert!(seen.starts_with(&format!("00-{trace}-")) && seen != sent, "{seen}");
-        let (path, body) = told.recv().await.ok_or_else(|| anyhow::anyhow!("no span"))?;
-        assert_eq!(path, "/opentelemetry.proto.collector.trace.v1.TraceService/Export");
-        let id = u128::from_str_radix(trace, 16)?.to_be_bytes();
-        assert!(body.windows(16).any(|part| part == id), "the span belongs to the caller's trace");
+        let span = collector.next().await?;
+        assert_eq!(span.trace, u128::from_str_radix(trace, 16)?.to_be_bytes());
+        assert_eq!(span.parent, 0xb7ad_6b71_6920_3331_u64.to_be_bytes(), "the caller's span");
+        let own: String = span.id.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(seen, format!("00-{trace}-{own}-01"), "the backend's belongs to this one");
         Ok(())
     })
 }

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use waymark_tests::mesh::{Mesh, address, local, rule, to, vip};
 
-use super::{backend, get, http1};
+use super::{all_to_web, backend, get, http1};
 
 /// A policy that refuses everything.
 fn refuse_all() -> Authorization {
@@ -59,11 +59,7 @@ fn a_websocket_works_until_policy_withdraws_it() -> anyhow::Result<()> {
         let web = backend("web").await?;
         mesh.listener("http", (8080, Protocol::Http), "", None)?;
         mesh.service("web", AppProtocol::Unknown, &[("web", web.address)], &[])?;
-        mesh.put([Resource::Rule(Arc::new(rule(
-            "HTTPRoute/shop/r",
-            &["http"],
-            vec![to("web", 1)?],
-        )?))]);
+        all_to_web(&mut mesh, "http")?;
         mesh.gateway.ready().await;
         let mut stream = TcpStream::connect((mesh.ip, 8080)).await?;
         let head =
@@ -188,11 +184,7 @@ fn the_proxy_protocol_names_the_client_and_is_demanded() -> anyhow::Result<()> {
         };
         mesh.put([Resource::Listener(Arc::new(listener))]);
         mesh.service("web", AppProtocol::Unknown, &[("web", web.address)], &[])?;
-        mesh.put([Resource::Rule(Arc::new(rule(
-            "HTTPRoute/shop/r",
-            &["http"],
-            vec![to("web", 1)?],
-        )?))]);
+        all_to_web(&mut mesh, "http")?;
         mesh.gateway.ready().await;
         let mut stream = TcpStream::connect((mesh.ip, 8080)).await?;
         stream.write_all(b"PROXY TCP4 203.0.113.7 203.0.113.8 1234 80\r\n").await?;

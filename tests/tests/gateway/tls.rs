@@ -21,7 +21,7 @@ use waymark_tests::backend::Backend;
 use waymark_tests::certs::Issuer;
 use waymark_tests::mesh::{Mesh, address, key, local, rule, to};
 
-use super::{ask, backend, get, http1, http2};
+use super::{all_to_web, ask, backend, get, http1, http2};
 
 fn terminate(secrets: &[&Secret], validation: Option<ClientValidation>) -> Option<ListenerTls> {
     let secrets = secrets.iter().map(|secret| secret.name.clone()).collect();
@@ -101,11 +101,7 @@ fn a_new_certificate_is_shown_at_once_and_open_connections_go_on() -> anyhow::Re
         mesh.service("web", AppProtocol::Unknown, &[("web", web.address)], &[])?;
         mesh.listener("tls", (8443, Protocol::Https), "", terminate(&[&old], None))?;
         mesh.put([Resource::Secret(Arc::new(old))]);
-        mesh.put([Resource::Rule(Arc::new(rule(
-            "HTTPRoute/shop/r",
-            &["tls"],
-            vec![to("web", 1)?],
-        )?))]);
+        all_to_web(&mut mesh, "tls")?;
         mesh.gateway.ready().await;
         let (trusts_old, trusts_new) =
             (old_ca.client(&[b"h2"], None)?, new_ca.client(&[b"h2"], None)?);
@@ -135,11 +131,7 @@ fn client_certificates_are_checked_and_told_to_the_backend() -> anyhow::Result<(
         };
         mesh.listener("tls", (8443, Protocol::Https), "", terminate(&[&own], Some(validation)))?;
         mesh.put([Resource::Secret(Arc::new(own))]);
-        mesh.put([Resource::Rule(Arc::new(rule(
-            "HTTPRoute/shop/r",
-            &["tls"],
-            vec![to("web", 1)?],
-        )?))]);
+        all_to_web(&mut mesh, "tls")?;
         mesh.gateway.ready().await;
         let call = async |shown: Option<&Secret>| {
             let stream = connect(&mesh, &ca.client(&[b"http/1.1"], shown)?, "a.example").await?;
