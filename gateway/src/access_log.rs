@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! One line per request or connection, in Envoy's default text format or as JSON ([`json`]).
+//! One line per request or connection, in Envoy's default text format or as JSON (`access_log/json.rs`).
 //!
 //! Owns the text and the queue to the one thread that writes. A core never
 //! waits for it: a line that finds the queue full is dropped and counted.
