@@ -221,6 +221,7 @@ impl ListFile {
             return;
         }
         self.seen = Some(now);
+        let there = matches!(bytes, Ok(Some(_)));
         let taken = match bytes {
             Ok(bytes) => revocations.replace(bytes.as_deref()),
             Err(error) => {
@@ -228,13 +229,13 @@ impl ListFile {
                 Err(error)
             }
         };
+        let path = &self.path;
         match taken {
-            Ok(()) => {
-                tracing::info!(path = ?self.path, "lists of revoked certificates are in force")
-            }
+            Ok(()) if there => tracing::info!(?path, "lists of revoked certificates in force"),
+            Ok(()) => tracing::info!(?path, "no file of revoked certificates: none is revoked"),
             Err(error) => {
                 let error = chain(&error);
-                tracing::error!(path = ?self.path, error, "list of revoked certificates not used");
+                tracing::error!(?path, error, "lists of revoked certificates cannot be used");
             }
         }
     }
