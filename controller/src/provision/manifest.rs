@@ -210,6 +210,8 @@ impl Wanted<'_> {
         }
         if let (Some(mounts), Some(container)) = (mounts(proxies), container.as_object_mut()) {
             container.insert("volumeMounts".to_owned(), mounts);
+            // Nodes still send connections here until they have heard that the pod goes.
+            container.insert("lifecycle".to_owned(), json!({"preStop": {"sleep": {"seconds": 3}}}));
         }
         container
     }
