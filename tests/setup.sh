@@ -10,6 +10,8 @@ mkdir -p "$cache"
 # In CI the clone is thrown away, so what cargo builds is kept outside it.
 if [ "${CI:-}" = true ] && [ -z "${CARGO_TARGET_DIR:-}" ]; then
   export CARGO_TARGET_DIR="$cache/target"
+  # Of one clone no other makes use: it would only fill the disk.
+  export CARGO_INCREMENTAL=0
 fi
 target="${CARGO_TARGET_DIR:-$(git rev-parse --show-toplevel 2>/dev/null || pwd)/target}"
 
