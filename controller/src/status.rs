@@ -6,7 +6,7 @@
 //! what was let out. Everything False, and all that concerns references only, goes out at
 //! once; what promises traffic waits for every ready client concerned.
 //!
-//! [`write`] brings them to Kubernetes. Start at [`Board::update`].
+//! [`mod@write`] brings them to Kubernetes. Start at [`Board::update`].
 
 pub mod board;
 pub mod rejected;
