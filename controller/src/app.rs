@@ -165,7 +165,12 @@ pub async fn start(settings: Settings) -> Result<App, AppError> {
             (Source::Cluster(Box::new(watches)), Sink::Cluster(Arc::clone(&writers.outbox)))
         }
         None => {
-            let folders = Folders::new(&hub.settings.all_folders()).map_err(AppError::Folders)?;
+            let mut folders =
+                Folders::new(&hub.settings.all_folders()).map_err(AppError::Folders)?;
+            if let Some(state) = hub.settings.state_path() {
+                let copies = state.with_file_name("last-good");
+                folders = folders.remembering(copies).map_err(AppError::Folders)?;
+            }
             let writer = hub.settings.provision_dir.clone().map(Writer::new);
             (Source::Folders(Box::new(folders)), writer.map_or(Sink::Nowhere, Sink::Directory))
         }

@@ -5,7 +5,7 @@
 //! Owns: which file holds which object, and which of two wins (the later folder; inside a
 //! folder the first file). A file is read when it was closed or renamed into place; a file
 //! that is modified while it is read is read again at its close. What cannot be read leaves
-//! the last good objects of that file in force.
+//! the last good objects of that file in force, over a restart too ([`last_good`]).
 //!
 //! Start at [`read`] for one look, at [`Folders::next`] to follow edits.
 
@@ -17,6 +17,10 @@ use super::document::{self, Parsed, Placed};
 use super::watch::{Edit, Watcher};
 use super::{Batch, Change, Problem};
 use crate::store::{Key, Object};
+
+use self::last_good::LastGood;
+
+mod last_good;
 
 /// Files that are no objects.
 const IGNORED: [&str; 2] = ["local.yaml", "local.yml"];
@@ -60,6 +64,16 @@ impl Folders {
         let files = Files::new(roots);
         let due = files.list()?;
         Ok(Self { watcher, files, due, started: false })
+    }
+
+    /// Keeps copies of good files in `folder`, for the next start.
+    ///
+    /// # Errors
+    ///
+    /// When the folder is not there and cannot be made.
+    pub fn remembering(mut self, folder: PathBuf) -> io::Result<Self> {
+        self.files.last_good = Some(LastGood::new(folder)?);
+        Ok(self)
     }
 
     /// The next batch; the first holds everything there is, later ones wait for an edit.
@@ -158,6 +172,7 @@ struct Files {
     given: BTreeMap<Key, Object>,
     touched: BTreeSet<Key>,
     told: Vec<Problem>,
+    last_good: Option<LastGood>,
 }
 
 #[derive(Debug, Default)]
@@ -175,6 +190,7 @@ impl Files {
             given: BTreeMap::new(),
             touched: BTreeSet::new(),
             told: Vec::new(),
+            last_good: None,
         }
     }
 
@@ -200,15 +216,34 @@ impl Files {
     /// Takes what reading `path` gave.
     fn take(&mut self, path: PathBuf, text: io::Result<Option<String>>) {
         let parsed = match text {
-            Ok(Some(text)) => document::parse(&path, &text),
+            Ok(Some(text)) => {
+                let parsed = document::parse(&path, &text);
+                let good = parsed.broken.is_empty() && !parsed.keep_all;
+                match &self.last_good {
+                    Some(copies) if good => copies.keep(&path, &text),
+                    Some(_) if !self.files.contains_key(&path) => self.recall(&path),
+                    Some(_) | None => {}
+                }
+                parsed
+            }
             Ok(None) => return self.forget(&path),
-            Err(error) => Parsed {
-                keep_all: true,
-                problems: vec![unreadable(&path, &error)],
-                ..Parsed::default()
-            },
+            Err(error) => {
+                if !self.files.contains_key(&path) {
+                    self.recall(&path);
+                }
+                let problems = vec![unreadable(&path, &error)];
+                Parsed { keep_all: true, problems, ..Parsed::default() }
+            }
         };
         self.merge(path, parsed);
+    }
+
+    /// What `path` held when an earlier run could use it.
+    fn recall(&mut self, path: &Path) {
+        let copy = self.last_good.as_ref().and_then(|copies| copies.of(path));
+        if let Some(text) = copy {
+            self.merge(path.to_owned(), document::parse(path, &text));
+        }
     }
 
     fn merge(&mut self, path: PathBuf, parsed: Parsed) {

@@ -127,3 +127,26 @@ async fn the_later_folder_wins_and_a_twin_in_one_folder_is_reported() {
     assert_eq!(value(&next(&mut folders).await.changes[0]).1.as_deref(), Some("folder"));
     assert_eq!(read(&roots).unwrap().0.len(), 1);
 }
+
+#[tokio::test]
+async fn a_file_that_is_broken_at_a_restart_keeps_what_it_held() {
+    let (dir, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let at = |name: &str| dir.path().join(name);
+    let start = || {
+        let folders = Folders::new(&[dir.path().to_owned()]).unwrap();
+        folders.remembering(state.path().join("last-good")).unwrap()
+    };
+    fs::write(at("a.yaml"), map("one", "1") + &map("two", "2")).unwrap();
+    fs::write(at("b.yaml"), map("three", "3")).unwrap();
+    let mut folders = start();
+    next(&mut folders).await;
+
+    fs::write(at("a.yaml"), map("one", "4") + "kind: [\n").unwrap();
+    fs::remove_file(at("b.yaml")).unwrap();
+    drop(folders);
+    let first = next(&mut start()).await;
+    let mut held: Vec<_> = first.changes.iter().map(value).collect();
+    held.sort();
+    assert_eq!(held, [("one".into(), Some("4".into())), ("two".into(), Some("2".into()))]);
+    assert_eq!(first.problems.len(), 1, "{:?}", first.problems);
+}
