@@ -3,6 +3,7 @@
 #
 # All tests, cheap ones first; one progress line a stage, counts at the end.
 # Names of stages as arguments run only those: ./tests/run.sh fmt clippy
+# On a real cluster, which takes Go and root, and only when named: walkthrough, conformance.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 . tests/setup.sh
@@ -74,6 +75,8 @@ stage whole cargo test --locked --no-fail-fast -p waymark-tests
 stage doc env RUSTDOCFLAGS="-D rustdoc::broken_intra_doc_links" cargo doc --quiet --locked --workspace --no-deps \
   --document-private-items
 stage deny deny
+if [[ " ${only[*]} " == *" walkthrough "* ]]; then stage walkthrough tests/walkthrough.sh; fi
+if [[ " ${only[*]} " == *" conformance "* ]]; then stage conformance tests/conformance.sh; fi
 
 echo
 echo "$passed passed, $failed failed, $skipped skipped"
