@@ -72,7 +72,7 @@ stage build cargo build --locked --workspace --bins
 stage unit cargo test --locked --no-fail-fast -p waymark-policy -p waymark-routing -p waymark-tunnel \
   -p waymark-gateway -p waymark-controller -p waymark-examples
 stage whole cargo test --locked --no-fail-fast -p waymark-tests
-stage doc env RUSTDOCFLAGS="-D rustdoc::broken_intra_doc_links" cargo doc --quiet --locked --workspace --no-deps \
+stage doc env RUSTDOCFLAGS="-D rustdoc::broken_intra_doc_links -A rustdoc::private_intra_doc_links" cargo doc --quiet --locked --workspace --no-deps \
   --document-private-items
 stage deny deny
 if [[ " ${only[*]} " == *" walkthrough "* ]]; then stage walkthrough tests/walkthrough.sh; fi
