@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What waits for a writer: a set of keys, so that no change is written twice.
+//! What waits for a writer, and until when: a set of keys, so that no change is written twice.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::Notify;
 
@@ -42,6 +43,14 @@ impl<T: Ord> Dirty<T> {
             }
             self.told.notified().await;
         }
+    }
+}
+
+/// Waits for a time; for ever if there is none.
+pub(crate) async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
     }
 }
 

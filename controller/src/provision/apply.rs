@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use crate::api;
 use crate::app::Hub;
-use crate::lead::dirty::Outbox;
+use crate::lead::dirty::{self, Outbox};
 use crate::output::{Output, OutputKey};
 use crate::source::kubernetes::Cluster;
 use crate::store::{Key, Object};
@@ -67,7 +67,7 @@ pub async fn run(
                 }
                 if *leads.borrow_and_update() { all(&hub) } else { BTreeSet::new() }
             }
-            () = super::mark::until(next) => refused.due(Instant::now()),
+            () = dirty::until(next) => refused.due(Instant::now()),
         };
         if !*leads.borrow() {
             refused = Refused::default();

@@ -6,7 +6,7 @@
 //! what a controller goes by after a restart until agents have reported.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
@@ -54,14 +54,6 @@ pub async fn run(
                 outbox.pods.add([uid]);
             }
         }
-    }
-}
-
-/// Waits for a time; for ever if there is none.
-pub(crate) async fn until(due: Option<Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due.into()).await,
-        None => std::future::pending().await,
     }
 }
 

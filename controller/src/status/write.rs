@@ -22,8 +22,7 @@ use tokio::sync::watch;
 
 use self::pace::Pace;
 use crate::app::Hub;
-use crate::lead::dirty::Outbox;
-use crate::provision::mark;
+use crate::lead::dirty::{self, Outbox};
 use crate::source::kubernetes::{Cluster, Standing};
 use crate::store::Key;
 
@@ -58,7 +57,7 @@ pub async fn run(
                     outbox.statuses.add(hub.read().board.keys());
                 }
             }
-            () = mark::until(due) => {}
+            () = dirty::until(due) => {}
         }
         let due = pace.due(Instant::now());
         if !*leads.borrow() {
