@@ -25,7 +25,7 @@ envoy() {
 }
 
 say "building (release)"
-cargo build --release --locked -p waymark-tunnel -p waymark-gateway -p waymark-controller -p waymark-tests
+cargo build --release --locked --workspace --bins
 if [ "$what" != edge ]; then
   "$target/release/waymark-bench" mesh tests/bench/mesh "$@"
 fi

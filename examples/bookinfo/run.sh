@@ -9,5 +9,6 @@ cd "$(dirname "$0")/../.."
 
 need_basics
 say "building Waymark (release); the first build takes some minutes"
-cargo build --release --locked -p waymark-tunnel -p waymark-gateway -p waymark-controller -p waymark-examples
+# The same set of packages everywhere: another set has other features, and builds much anew.
+cargo build --release --locked --workspace --bins
 exec "$target/release/waymark" up examples/bookinfo "$@"

@@ -30,7 +30,7 @@ need_mesh() {
   kubectl get deployment -n istio-system waymark-controller >/dev/null 2>&1 && return 0
   local work file definitions=()
   say "building, loading and installing the mesh"
-  cargo build -q -p waymark-controller -p waymark-gateway -p waymark-tunnel -p waymark-examples --bins
+  cargo build -q --locked --workspace --bins
   work="$(mktemp -d)"
   "$target/debug/waymark" images --output "$work" >/dev/null
   cluster load-images "$work"/*.tar
