@@ -27,7 +27,8 @@ mount --make-rshared /run
 ip link set lo up
 sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv6.conf.default.accept_dad=0 \
   net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0
-ip link add fabric type bridge
+# An address that is given stays when ports come and go.
+ip link add fabric address 0a:58:0a:fe:00:01 type bridge
 ip addr add 172.30.0.1/24 dev fabric
 ip -6 addr add fd00:172:30::1/64 dev fabric nodad
 ip link set fabric up

@@ -152,7 +152,10 @@ impl Netns {
     }
 
     fn bridge(&self, device: &str, v4: Ipv4Addr, v6: Ipv6Addr) -> anyhow::Result<()> {
-        self.ip(&["link", "add", device, "type", "bridge"])?;
+        // Given, so that it stays when ports come and go; else packets of neighbours are lost.
+        let [a, b, c, d] = v4.octets();
+        let mac = format!("0a:58:{a:02x}:{b:02x}:{c:02x}:{d:02x}");
+        self.ip(&["link", "add", device, "address", &mac, "type", "bridge"])?;
         self.address(device, v4, v6)
     }
 

@@ -257,11 +257,16 @@ fn fabric_commands() -> String {
     let (services6, length6) = address::SERVICES_V6;
     let (balancers4, balancers_length4) = address::BALANCERS_V4;
     let (balancers6, balancers_length6) = address::BALANCERS_V6;
+    let mac = address::pod_mac(v4);
+    // Of its own, a bridge takes the lowest address of its ports, and takes another when a
+    // port comes or goes: what its neighbours remember is wrong then, and their packets are
+    // lost until they ask again. One that was given stays.
+    //
     // The routes to Service addresses let a connection of this namespace begin; where
     // it really goes is decided by translation before the packet leaves.
     format!(
         "link set lo up\n\
-         link add fabric type bridge mcast_snooping 0\n\
+         link add fabric address {mac} type bridge mcast_snooping 0\n\
          addr add {v4}/24 dev fabric\n\
          addr add {v6}/64 dev fabric nodad\n\
          link set fabric up\n\
@@ -294,7 +299,7 @@ fn node_commands(number: u8, nodes: u8) -> String {
          link set eth0 up\n\
          route add default via {}\n\
          route add default via {}\n\
-         link add pods type bridge mcast_snooping 0\n\
+         link add pods address {} type bridge mcast_snooping 0\n\
          addr add {}/24 dev pods\n\
          addr add {}/64 dev pods nodad\n\
          link set pods up\n",
@@ -302,6 +307,8 @@ fn node_commands(number: u8, nodes: u8) -> String {
         own.v6,
         address::FABRIC.v4,
         address::FABRIC.v6,
+        // Given, so that it stays; see the fabric.
+        address::pod_mac(gateway.v4),
         gateway.v4,
         gateway.v6
     );
@@ -345,6 +352,16 @@ mod tests {
             assert!(text.lines().any(|have| have == line), "{line} in {text}");
         }
         assert!(!text.contains("10.244.2.0/24"), "no route to itself");
+    }
+
+    #[test]
+    fn bridges_keep_their_address_when_ports_come_and_go() {
+        let given = |text: &str, bridge: &str, mac: &str| {
+            let line = format!("link add {bridge} address {mac} type bridge");
+            assert!(text.lines().any(|have| have.starts_with(&line)), "{line} in {text}");
+        };
+        given(&node_commands(2, 3), "pods", "0a:58:0a:f4:02:01");
+        given(&fabric_commands(), "fabric", "0a:58:0a:fe:00:01");
     }
 
     #[test]
