@@ -167,6 +167,10 @@ pub async fn start(settings: Settings) -> Result<App, AppError> {
         None => {
             let mut folders =
                 Folders::new(&hub.settings.all_folders()).map_err(AppError::Folders)?;
+            // The first is a person's; the others belong to programs, which rename.
+            if let Some(root) = hub.settings.folders.first() {
+                folders = folders.patient_with(root.clone());
+            }
             if let Some(state) = hub.settings.state_path() {
                 let copies = state.with_file_name("last-good");
                 folders = folders.remembering(copies).map_err(AppError::Folders)?;

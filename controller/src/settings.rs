@@ -98,8 +98,8 @@ const TOKEN_FILE: &str = "/var/run/secrets/tokens/istio-token";
 #[derive(Clone, Debug, Parser)]
 #[command(name = "waymark-controller", about = "Control plane of Waymark", version)]
 pub struct Settings {
-    /// Folder with YAML objects; the last one that holds an object wins. Without one, objects
-    /// come from Kubernetes.
+    /// Folder with YAML objects; the last one that holds an object wins. The first is edited by
+    /// people: a file of it may be away for a moment. Without one, objects come from Kubernetes.
     #[arg(long = "folder", requires = "ca_dir")]
     pub folders: Vec<PathBuf>,
 

@@ -140,6 +140,19 @@ impl World {
         edit(&self.folder.path().join(file), from, to)
     }
 
+    /// Replaces `from` by `to` in a file that is removed and made anew, as git does.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such file or text.
+    pub fn remake(&self, file: &str, from: &str, to: &str) -> anyhow::Result<()> {
+        let path = self.folder.path().join(file);
+        let text = std::fs::read_to_string(&path)?;
+        anyhow::ensure!(text.contains(from), "{from:?} is not in {file}");
+        std::fs::remove_file(&path)?;
+        Ok(std::fs::write(&path, text.replace(from, to))?)
+    }
+
     /// Waits until the world has printed a line that holds `word`, and gives it.
     ///
     /// # Errors

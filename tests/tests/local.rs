@@ -178,6 +178,17 @@ fn edits_take_effect_and_lose_no_request() {
             let seen: BTreeSet<String> = (0..4).map(|_| reviewer(world)).collect();
             if seen == ["reviews-v3".to_owned()].into() { Ok(()) } else { Err(format!("{seen:?}")) }
         });
+        // A file that is replaced by removing and making it keeps what it does not change.
+        let page = world.pod("bookinfo", "productpage").unwrap();
+        let (one, two) = ("replicas: 1", "replicas: 2");
+        let ratings = world.read("bookinfo.yaml").unwrap();
+        let at = ratings.find("name: ratings-v1\n  namespace").unwrap();
+        let part = &ratings[at..at + ratings[at..].find(one).unwrap() + one.len()];
+        world.remake("bookinfo.yaml", part, &part.replace(one, two)).unwrap();
+        asked_until(&world, &["workloads", "-n", "bookinfo"], |text| {
+            text.matches("ratings-v1-").count() == 2
+        });
+        assert_eq!(world.pod("bookinfo", "productpage").unwrap(), page);
     });
     assert!(report.good > 10, "{report:?}");
     assert_eq!(report.failures(), 0, "{report:?}");
@@ -185,7 +196,7 @@ fn edits_take_effect_and_lose_no_request() {
     asked_until(&world, &["workloads", "-n", "bookinfo"], |text| !text.contains("HBONE"));
     world.edit("00-namespace.yaml", "dataplane-mode: none", "dataplane-mode: ambient").unwrap();
     asked_until(&world, &["workloads", "-n", "bookinfo"], |text| {
-        text.matches("HBONE").count() == 6
+        text.matches("HBONE").count() == 7
     });
 }
 

@@ -6,12 +6,12 @@
 //! a file that went bad. Leaves all other kinds, Gateway API and policies among them, to
 //! the controller, which reads the same files.
 //!
-//! Keeps: a file counts only when it was closed or renamed into place; an object that
-//! cannot be read leaves its last good version in force.
+//! Keeps: an object that cannot be read leaves its last good version in force.
+//! Which files may be read, and when, says [`crate::source::watch`].
 //!
 //! Start at [`Folders::refresh`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -19,6 +19,9 @@ use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+
+use crate::source::folder::is_ours;
+use crate::source::watch::{Text, read_file};
 
 /// Name of the file that maps images to commands; it holds no objects.
 pub const LOCAL_FILE: &str = "local.yaml";
@@ -118,30 +121,43 @@ impl Folders {
     ///
     /// Files lie directly in the folder and end in `.yaml`, `.yml` or `.json`.
     pub fn refresh(&mut self, folder: &Path) {
-        let found: Vec<PathBuf> = std::fs::read_dir(folder)
-            .map(|entries| {
-                entries
-                    .flatten()
-                    .map(|entry| entry.path())
-                    .filter(|path| holds_objects(path))
-                    .collect()
-            })
-            .unwrap_or_default();
+        let found = in_folder(folder);
         self.files.retain(|path, _| path.parent() != Some(folder) || found.contains(path));
         for path in found {
-            let loaded = self.files.entry(path.clone()).or_default();
-            match std::fs::read_to_string(&path) {
-                Ok(text) => loaded.read(&path, &text),
-                Err(cause) => {
-                    loaded.problems = vec![FileProblem {
-                        file: path,
-                        line: 0,
-                        object: None,
-                        message: format!("cannot be read: {cause}"),
-                    }]
-                }
+            let text = read_file(&path);
+            self.take(path, text);
+        }
+    }
+
+    /// Takes what reading `path` gave; a file that is gone takes its objects along.
+    pub fn take(&mut self, path: PathBuf, text: Text) {
+        let text = match text {
+            Ok(Some(text)) => Ok(text),
+            Ok(None) => return self.forget(&path),
+            Err(cause) => Err(cause),
+        };
+        let loaded = self.files.entry(path.clone()).or_default();
+        match text {
+            Ok(text) => loaded.read(&path, &text),
+            Err(cause) => {
+                loaded.problems = vec![FileProblem {
+                    file: path,
+                    line: 0,
+                    object: None,
+                    message: format!("cannot be read: {cause}"),
+                }];
             }
         }
+    }
+
+    /// Lets the objects of all files but `present` go.
+    pub fn retain(&mut self, present: &BTreeSet<PathBuf>) {
+        self.files.retain(|path, _| present.contains(path));
+    }
+
+    /// Lets the objects of a removed file go.
+    pub fn forget(&mut self, path: &Path) {
+        self.files.remove(path);
     }
 
     /// All objects in force, in order of file name.
@@ -163,10 +179,12 @@ impl Folders {
     }
 }
 
-fn holds_objects(path: &Path) -> bool {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let kind = path.extension().and_then(|kind| kind.to_str()).unwrap_or_default();
-    !name.starts_with('.') && name != LOCAL_FILE && matches!(kind, "yaml" | "yml" | "json")
+/// The files directly in `folder` that hold objects; none if it cannot be listed.
+pub fn in_folder(folder: &Path) -> BTreeSet<PathBuf> {
+    let paths = std::fs::read_dir(folder)
+        .into_iter()
+        .flat_map(|entries| entries.flatten().map(|entry| entry.path()));
+    paths.filter(|path| is_ours(path)).collect()
 }
 
 impl Loaded {

@@ -25,8 +25,8 @@ mod services;
 mod state;
 mod system;
 mod tokens;
-mod watch;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -44,11 +44,13 @@ use self::state::{Outlets, State};
 use self::tokens::Tokens;
 use super::address::FABRIC;
 use super::dns::Zone;
-use super::manifest::LOCAL_FILE;
+use super::manifest::{self, LOCAL_FILE};
 use super::plan::image::Images;
 use super::vip::Table;
 use super::{LocalError, UpOptions, dns, netns, paths, relay, vip};
 use crate::ca::root::Root;
+use crate::source::folder::is_ours;
+use crate::source::watch::{Edit, Watcher};
 
 /// How long pods may take to end with the world.
 const STOP_GRACE: Duration = Duration::from_secs(2);
@@ -171,12 +173,11 @@ impl Supervisor {
     /// Follows files and pods until asked to stop.
     async fn follow(mut self) -> Result<ExitCode, LocalError> {
         let mut terminate = signal(SignalKind::terminate()).map_err(LocalError::Launch)?;
-        let (changed, mut files) = mpsc::unbounded_channel();
-        for folder in [self.folder.clone(), PathBuf::from(paths::PROVISIONED)] {
-            let failed = |cause| LocalError::Folder(folder.clone(), cause);
-            watch::watch(&folder, changed.clone()).map_err(failed)?;
-            self.read(&folder);
-        }
+        let failed = |cause| LocalError::Folder(self.folder.clone(), cause);
+        let mut watcher =
+            Watcher::new(&self.folders()).map_err(failed)?.patient_with(self.folder.clone());
+        let due = self.files();
+        self.read(&mut watcher, due)?;
         let (wish, mut wishes) = mpsc::unbounded_channel();
         door::serve(Path::new(paths::SUPERVISOR_SOCKET), wish).map_err(LocalError::Mount)?;
         let mut token_check = tokio::time::interval(TOKEN_CHECK);
@@ -192,16 +193,12 @@ impl Supervisor {
                         self.state.take(event);
                     }
                 }
-                Some(folder) = files.recv() => {
-                    let mut folders = vec![folder];
-                    while let Ok(folder) = files.try_recv() {
-                        if !folders.contains(&folder) {
-                            folders.push(folder);
-                        }
-                    }
-                    for folder in folders {
-                        self.read(&folder);
-                    }
+                edits = watcher.next() => {
+                    let failed = |cause| LocalError::Folder(self.folder.clone(), cause);
+                    let edits = edits.map_err(failed)?;
+                    let mut due = BTreeSet::new();
+                    self.note(edits, &mut due);
+                    self.read(&mut watcher, due)?;
                 }
                 Some(door::Delete { namespace, name, grace, found }) = wishes.recv() => {
                     let done = self.state.delete_named(&namespace, &name, grace);
@@ -219,20 +216,78 @@ impl Supervisor {
         }
     }
 
-    /// Reads a folder again, and `local.yaml` with the user's.
-    fn read(&mut self, folder: &Path) {
-        self.state.folders.refresh(folder);
-        if folder == self.folder {
-            let file = folder.join(LOCAL_FILE);
-            let text = std::fs::read_to_string(&file).unwrap_or_default();
-            match Images::parse(&text) {
-                Ok(images) => {
-                    self.state.images = images;
-                    self.say.local_file(None);
+    fn folders(&self) -> [PathBuf; 2] {
+        [self.folder.clone(), PathBuf::from(paths::PROVISIONED)]
+    }
+
+    /// All files there are, with the user's `local.yaml`.
+    fn files(&self) -> BTreeSet<PathBuf> {
+        let mut files: BTreeSet<_> =
+            self.folders().iter().flat_map(|folder| manifest::in_folder(folder)).collect();
+        files.insert(self.folder.join(LOCAL_FILE));
+        files
+    }
+
+    /// Lets removed files go and adds to `due` those to be read.
+    fn note(&mut self, edits: Vec<Edit>, due: &mut BTreeSet<PathBuf>) {
+        for edit in edits {
+            match edit {
+                Edit::Finished(path) if is_ours(&path) || self.is_local_file(&path) => {
+                    due.insert(path);
                 }
-                Err((line, message)) => self.say.local_file(Some((file, line, message))),
+                Edit::Finished(_) => {}
+                Edit::Unfinished(path) => {
+                    due.remove(&path);
+                }
+                Edit::Removed(path) if self.is_local_file(&path) => {
+                    due.insert(path);
+                }
+                Edit::Removed(path) => {
+                    due.remove(&path);
+                    self.state.folders.forget(&path);
+                }
+                Edit::Lost => {
+                    *due = self.files();
+                    self.state.folders.retain(due);
+                }
             }
-            self.state.retry_broken();
+        }
+    }
+
+    fn is_local_file(&self, path: &Path) -> bool {
+        path.file_name().is_some_and(|name| name == LOCAL_FILE)
+            && path.parent() == Some(&self.folder)
+    }
+
+    /// Reads the files of `due`, and again what was modified meanwhile.
+    fn read(
+        &mut self,
+        watcher: &mut Watcher,
+        mut due: BTreeSet<PathBuf>,
+    ) -> Result<(), LocalError> {
+        while !due.is_empty() {
+            let failed = |cause| LocalError::Folder(self.folder.clone(), cause);
+            let (read, edits) = watcher.read(std::mem::take(&mut due)).map_err(failed)?;
+            for (path, text) in read {
+                if self.is_local_file(&path) {
+                    self.read_images(path, &text.ok().flatten().unwrap_or_default());
+                } else {
+                    self.state.folders.take(path, text);
+                }
+            }
+            self.note(edits, &mut due);
+        }
+        self.state.retry_broken();
+        Ok(())
+    }
+
+    fn read_images(&mut self, file: PathBuf, text: &str) {
+        match Images::parse(text) {
+            Ok(images) => {
+                self.state.images = images;
+                self.say.local_file(None);
+            }
+            Err((line, message)) => self.say.local_file(Some((file, line, message))),
         }
     }
 

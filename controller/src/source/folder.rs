@@ -14,7 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::document::{self, Parsed, Placed};
-use super::watch::{Edit, Watcher};
+use super::watch::{Edit, Text, Watcher, read_file};
 use super::{Batch, Change, Problem};
 use crate::store::{Key, Object};
 
@@ -66,6 +66,13 @@ impl Folders {
         Ok(Self { watcher, files, due, started: false })
     }
 
+    /// Gives files of `root`, which a person edits, time to be replaced by removal and making.
+    #[must_use]
+    pub fn patient_with(mut self, root: PathBuf) -> Self {
+        self.watcher = self.watcher.patient_with(root);
+        self
+    }
+
     /// Keeps copies of good files in `folder`, for the next start.
     ///
     /// # Errors
@@ -99,15 +106,7 @@ impl Folders {
     fn read_due(&mut self) -> io::Result<()> {
         while !self.due.is_empty() {
             let due = std::mem::take(&mut self.due);
-            let mut read: BTreeMap<_, _> =
-                due.into_iter().map(|path| (path.clone(), read_file(&path))).collect();
-            let edits = self.watcher.pending()?;
-            for edit in &edits {
-                // Half written while we read: its close is still to come, or is in `edits`.
-                if let Edit::Unfinished(path) | Edit::Finished(path) = edit {
-                    read.remove(path);
-                }
-            }
+            let (read, edits) = self.watcher.read(due)?;
             for (path, text) in read {
                 self.files.take(path, text);
             }
@@ -140,18 +139,8 @@ impl Folders {
     }
 }
 
-/// The text of a file; none if it is gone.
-fn read_file(path: &Path) -> io::Result<Option<String>> {
-    match std::fs::read(path) {
-        Ok(bytes) => String::from_utf8(bytes)
-            .map(Some)
-            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not UTF-8 text")),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn is_ours(path: &Path) -> bool {
+/// Whether `path` is named as files with objects are.
+pub fn is_ours(path: &Path) -> bool {
     let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return false };
     let extension = path.extension().and_then(|extension| extension.to_str());
     matches!(extension, Some("yaml" | "yml" | "json"))
@@ -214,7 +203,7 @@ impl Files {
     }
 
     /// Takes what reading `path` gave.
-    fn take(&mut self, path: PathBuf, text: io::Result<Option<String>>) {
+    fn take(&mut self, path: PathBuf, text: Text) {
         let parsed = match text {
             Ok(Some(text)) => {
                 let parsed = document::parse(&path, &text);

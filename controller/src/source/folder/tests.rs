@@ -150,3 +150,33 @@ async fn a_file_that_is_broken_at_a_restart_keeps_what_it_held() {
     assert_eq!(held, [("one".into(), Some("4".into())), ("two".into(), Some("2".into()))]);
     assert_eq!(first.problems.len(), 1, "{:?}", first.problems);
 }
+
+#[tokio::test]
+async fn a_file_that_is_replaced_by_removal_and_making_was_never_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    fs::write(at("a.yaml"), map("one", "1") + &map("two", "2")).unwrap();
+    fs::write(at("b.yaml"), map("other", "1")).unwrap();
+    let root = dir.path().to_owned();
+    let mut folders = Folders::new(std::slice::from_ref(&root)).unwrap().patient_with(root.clone());
+    next(&mut folders).await;
+
+    fs::remove_file(at("a.yaml")).unwrap();
+    // Somebody else's edit wakes us while the file is away.
+    fs::write(at("b.yaml"), map("other", "2")).unwrap();
+    let changed: Vec<_> = next(&mut folders).await.changes.iter().map(value).collect();
+    assert_eq!(changed, [("other".into(), Some("2".into()))]);
+    fs::write(at("a.yaml"), map("one", "3") + &map("two", "2")).unwrap();
+    let changed: Vec<_> = next(&mut folders).await.changes.iter().map(value).collect();
+    assert_eq!(changed, [("one".into(), Some("3".into()))]);
+
+    // A new name is no absence, and what stays away is gone.
+    fs::rename(at("a.yaml"), at("c.yaml")).unwrap();
+    fs::write(at("d.yaml"), map("last", "1")).unwrap();
+    let changed: Vec<_> = next(&mut folders).await.changes.iter().map(value).collect();
+    assert_eq!(changed, [("last".into(), Some("1".into()))]);
+    fs::remove_file(at("c.yaml")).unwrap();
+    let mut gone: Vec<_> = next(&mut folders).await.changes.iter().map(value).collect();
+    gone.sort();
+    assert_eq!(gone, [("one".into(), None), ("two".into(), None)]);
+}
