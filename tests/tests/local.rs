@@ -180,11 +180,8 @@ fn edits_take_effect_and_lose_no_request() {
         });
         // A file that is replaced by removing and making it keeps what it does not change.
         let page = world.pod("bookinfo", "productpage").unwrap();
-        let (one, two) = ("replicas: 1", "replicas: 2");
-        let ratings = world.read("bookinfo.yaml").unwrap();
-        let at = ratings.find("name: ratings-v1\n  namespace").unwrap();
-        let part = &ratings[at..at + ratings[at..].find(one).unwrap() + one.len()];
-        world.remake("bookinfo.yaml", part, &part.replace(one, two)).unwrap();
+        let one = "name: ratings-v1\n  namespace: bookinfo\n  labels:\n    app: ratings\n    version: v1\nspec:\n  replicas: 1";
+        world.remake("bookinfo.yaml", one, &one.replace("replicas: 1", "replicas: 2")).unwrap();
         asked_until(&world, &["workloads", "-n", "bookinfo"], |text| {
             text.matches("ratings-v1-").count() == 2
         });
