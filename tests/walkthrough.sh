@@ -70,6 +70,12 @@ eventually 30 "reviews with black stars" seen 'fill="#000000"'
 eventually 30 "reviews with red stars" seen 'fill="#c5221f"'
 
 # ---- into the mesh, while it runs -------------------------------------------------------------
+# shown PROTOCOL — whether that is what `waymark workloads` shows of all six pods.
+shown() {
+  cluster enter "$target/debug/waymark" workloads -n bookinfo |
+    awk -v wanted="$1" '$2 ~ /^(details|productpage|ratings|reviews)-/ { n++; if ($6 != wanted) exit 1 } END { exit n != 6 }'
+}
+eventually 20 "waymark workloads shows six pods with TCP" shown TCP
 restarts() { k get pods -l app -o jsonpath='{range .items[*]}{.metadata.name}{" "}{.status.containerStatuses[0].restartCount}{"\n"}{end}' | sort; }
 before="$(restarts)"
 failures="$(mktemp)"
@@ -83,6 +89,7 @@ kubectl label namespace bookinfo istio.io/dataplane-mode=ambient >/dev/null
 eventually 60 "six pods are proven to be in the mesh" has 6
 [ "$before" = "$(restarts)" ] || fail "pods were restarted"
 ok "no pod was restarted or replaced"
+eventually 20 "waymark workloads shows six pods with HBONE" shown HBONE
 page >/dev/null
 sockets="$(k exec deploy/productpage-v1 -- /busybox netstat -tuln)"
 for socket in 15001 15006 15008 15053; do

@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Admin endpoints over a Unix socket: what `waymark status`, `get`, `workloads`, `policies`
-//! and `explain` read. Answers are JSON; whoever can open the socket may ask.
+//! Admin endpoints: what `waymark status`, `get`, `workloads`, `policies` and `explain` read.
+//!
+//! Answers are JSON. Whoever can open the socket may ask, or reach the loopback of this
+//! machine or pod; on Kubernetes that takes the right to forward ports.
 
 mod answers;
 mod coverage;
 
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,52 +21,97 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixListener;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
 
 use crate::app::Hub;
 use crate::settings::Settings;
 
-/// Opens the socket of the settings, if one is asked for; an old one in its place goes.
+/// Where the endpoints can be asked; nowhere, if the settings name nothing.
+#[derive(Debug, Default)]
+pub struct Doors {
+    socket: Option<UnixListener>,
+    loopback: Option<TcpListener>,
+}
+
+/// Opens the doors that the settings ask for; an old socket in the place of the new one goes.
+///
+/// Must be called inside a tokio runtime.
 ///
 /// # Errors
 ///
-/// Those of the file system.
-pub fn bind(settings: &Settings) -> io::Result<Option<UnixListener>> {
-    let Some(path) = &settings.admin_socket else { return Ok(None) };
+/// Those of the file system and of sockets; and for an address that others could reach.
+pub fn bind(settings: &Settings) -> io::Result<Doors> {
+    let socket = settings.admin_socket.as_deref().map(bind_socket).transpose()?;
+    let loopback = settings.admin_address.map(bind_loopback).transpose()?;
+    Ok(Doors { socket, loopback })
+}
+
+fn bind_socket(path: &Path) -> io::Result<UnixListener> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(Some(listener))
+    Ok(listener)
+}
+
+fn bind_loopback(address: SocketAddr) -> io::Result<TcpListener> {
+    if !address.ip().is_loopback() {
+        let why = format!("{address} is not of this machine alone, and nobody is asked who he is");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    }
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
 }
 
 /// Answers until the task is aborted.
-pub async fn run(listener: Option<UnixListener>, hub: Arc<Hub>) {
-    let Some(listener) = listener else { return std::future::pending().await };
-    loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "admin connection not accepted");
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-                continue;
+pub async fn run(doors: Doors, hub: Arc<Hub>) {
+    let Doors { socket, loopback } = doors;
+    let also = Arc::clone(&hub);
+    tokio::join!(
+        async {
+            let Some(listener) = socket else { return };
+            loop {
+                serve(listener.accept().await, &hub).await;
             }
-        };
-        let hub = Arc::clone(&hub);
-        tokio::spawn(async move {
-            let service = service_fn(move |request| {
-                let answer = answer(&hub, &request);
-                async move { Ok::<_, Infallible>(answer) }
-            });
-            let served = hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), service);
-            if let Err(error) = served.await {
-                tracing::debug!(%error, "admin connection ended");
+        },
+        async {
+            let Some(listener) = loopback else { return };
+            loop {
+                serve(listener.accept().await, &also).await;
             }
+        },
+    );
+    std::future::pending().await
+}
+
+/// Serves one connection, beside others.
+async fn serve<S, A>(accepted: io::Result<(S, A)>, hub: &Arc<Hub>)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let stream = match accepted {
+        Ok((stream, _)) => stream,
+        Err(error) => {
+            tracing::warn!(%error, "admin connection not accepted");
+            return tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    let hub = Arc::clone(hub);
+    tokio::spawn(async move {
+        let service = service_fn(move |request| {
+            let answer = answer(&hub, &request);
+            async move { Ok::<_, Infallible>(answer) }
         });
-    }
+        let served = hyper::server::conn::http1::Builder::new()
+            .serve_connection(TokioIo::new(stream), service);
+        if let Err(error) = served.await {
+            tracing::debug!(%error, "admin connection ended");
+        }
+    });
 }
 
 fn answer(hub: &Hub, request: &Request<Incoming>) -> Response<Full<Bytes>> {
@@ -127,5 +176,23 @@ impl Query {
         let fits =
             |wanted: &Option<String>, value: &str| wanted.as_ref().is_none_or(|w| w == value);
         kind_fits && fits(&self.namespace, namespace) && fits(&self.name, name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_admin_address_is_one_that_nobody_else_reaches() {
+        for (address, open) in
+            [("127.0.0.1:0", true), ("0.0.0.0:0", false), ("[::]:0", false), ("192.0.2.1:0", false)]
+        {
+            let bound = bind_loopback(address.parse().unwrap());
+            assert_eq!(bound.is_ok(), open, "{address}");
+            if let Err(error) = bound {
+                assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{address}");
+            }
+        }
     }
 }

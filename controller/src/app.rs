@@ -15,7 +15,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
-use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -140,7 +139,7 @@ pub struct App {
     writers: Option<Writers>,
     inbox: mpsc::Receiver<Report>,
     server: Server,
-    admin: Option<UnixListener>,
+    admin: crate::admin::Doors,
 }
 
 /// Reads everything there is and binds the listeners; nothing is served yet.

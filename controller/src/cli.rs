@@ -14,6 +14,8 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::local::{UpOptions, enter::EnterArgs};
 
+mod ask;
+mod cluster;
 mod delete;
 mod exec;
 mod explain;
@@ -23,6 +25,7 @@ mod images;
 mod install;
 mod logs;
 mod manifest;
+mod mesh;
 mod policies;
 mod status;
 pub(crate) mod table;

@@ -89,6 +89,9 @@ impl Default for Proxies {
     }
 }
 
+/// Port of the admin endpoints on the loopback of a controller's pod.
+pub const ADMIN_PORT: u16 = 15000;
+
 const IMAGE: &str = concat!("waymark/gateway:", env!("CARGO_PKG_VERSION"));
 const ADDRESS: &str = "https://istiod.istio-system.svc:15012";
 const ROOT_FILE: &str = "/var/run/secrets/istio/root-cert.pem";
@@ -110,6 +113,10 @@ pub struct Settings {
     /// Unix socket of the admin endpoints.
     #[arg(long)]
     pub admin_socket: Option<PathBuf>,
+
+    /// Address of the admin endpoints, of this machine or pod alone: nobody is asked who he is.
+    #[arg(long)]
+    pub admin_address: Option<SocketAddr>,
 
     /// Where discovery, certificates and reports are served.
     #[arg(long, default_value = "[::]:15012")]

@@ -2,7 +2,7 @@
 
 //! `waymark explain`: what becomes of one connection or request, and who decided it.
 //!
-//! Owns: where the snapshot comes from (a running world, or a folder), the words around the
+//! Owns: where the snapshot comes from (a running mesh, or a folder), the words around the
 //! steps, the exit code: 0 if it is let through, 1 if it is refused. The answer itself is
 //! [`routing::explain`]'s, which is the code that serves traffic.
 //!
@@ -23,7 +23,7 @@ use routing::snapshot::Snapshot;
 use serde_json::{Value, json};
 
 use super::format::{Format, FormatArgs, in_words, show};
-use super::world::WorldArgs;
+use super::mesh::MeshArgs;
 use super::{Failure, complain, out};
 use crate::local::address::FABRIC;
 use question::{Asked, Caller};
@@ -57,8 +57,8 @@ pub(super) struct ExplainArgs {
     /// Address of a caller from outside; by default the one that users of localhost come from.
     #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(FABRIC.v4))]
     client: IpAddr,
-    /// Answer from the YAML of this folder instead of a running world.
-    #[arg(long, conflicts_with = "world")]
+    /// Answer from the YAML of this folder instead of a running mesh.
+    #[arg(long, conflicts_with_all = ["world", "kubeconfig", "context"])]
     folder: Option<PathBuf>,
     /// The chance that decides among equals: another number, another backend.
     #[arg(long, default_value_t = 0)]
@@ -66,7 +66,7 @@ pub(super) struct ExplainArgs {
     #[command(flatten)]
     format: FormatArgs,
     #[command(flatten)]
-    world: WorldArgs,
+    mesh: MeshArgs,
 }
 
 /// What an answer is taken from.
@@ -89,7 +89,7 @@ pub(super) fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
             }
             known
         }
-        None => running::known(&args.world)?,
+        None => running::known(&args.mesh)?,
     };
     let asked = question::read(args, &known)?;
     let explanation = engine::ask(&asked.question(args.roll), &known.snapshot);

@@ -9,14 +9,12 @@ mod replicas;
 
 use std::process::ExitCode;
 
-use http::Method;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use super::format::{Format, FormatArgs, items, or_none, show};
-use super::world::{World, WorldArgs};
+use super::mesh::{Mesh, MeshArgs};
 use super::{Failure, complain, out, table};
-use crate::local::paths;
 use crate::store::Kind;
 pub(super) use columns::condition;
 use columns::{Column, NAME, columns};
@@ -59,16 +57,16 @@ pub(super) struct GetArgs {
     #[command(flatten)]
     format: FormatArgs,
     #[command(flatten)]
-    world: WorldArgs,
+    mesh: MeshArgs,
 }
 
 /// Shows the objects that `args` means.
 pub(super) fn get(args: &GetArgs) -> Result<ExitCode, Failure> {
     let (kinds, name) = meant(&args.kind, args.name.as_deref())?;
-    let world = World::find(&args.world)?;
+    let mesh = Mesh::find(&args.mesh)?;
     let mut found: Vec<(&'static str, Vec<Value>)> = Vec::new();
     for kind in kinds {
-        found.push((kind, ask(&world, kind, args.namespace.as_deref(), name.as_deref())?));
+        found.push((kind, ask(&mesh, kind, args.namespace.as_deref(), name.as_deref())?));
     }
     let all = || found.iter().flat_map(|(_, objects)| objects);
     let nothing = all().next().is_none();
@@ -117,13 +115,13 @@ fn meant(kind: &str, name: Option<&str>) -> Result<(Vec<&'static str>, Option<St
 
 /// The objects of a kind, as the controller tells them.
 fn ask(
-    world: &World,
+    mesh: &Mesh,
     kind: &str,
     namespace: Option<&str>,
     name: Option<&str>,
 ) -> Result<Vec<Value>, Failure> {
     let list = |path: &str| -> Result<Vec<Value>, Failure> {
-        let answer = world.ask_json(paths::CONTROLLER_SOCKET, Method::GET, path)?;
+        let answer = mesh.ask(path)?;
         Ok(items(&answer, "/items").cloned().collect())
     };
     let mut path = format!("/objects?kind={kind}");

@@ -4,13 +4,11 @@
 
 use std::process::ExitCode;
 
-use http::Method;
 use serde_json::Value;
 
 use super::Failure;
 use super::format::{FormatArgs, in_words, or_none, show, text, texts};
-use super::world::{World, WorldArgs};
-use crate::local::paths;
+use super::mesh::{Mesh, MeshArgs};
 
 /// Arguments of `waymark policies`.
 #[derive(clap::Args, Debug)]
@@ -21,13 +19,13 @@ pub(super) struct PoliciesArgs {
     #[command(flatten)]
     format: FormatArgs,
     #[command(flatten)]
-    world: WorldArgs,
+    mesh: MeshArgs,
 }
 
 /// Lists the policies that `args` means.
 pub(super) fn policies(args: &PoliciesArgs) -> Result<ExitCode, Failure> {
-    let world = World::find(&args.world)?;
-    let answer = world.ask_json(paths::CONTROLLER_SOCKET, Method::GET, "/policies")?;
+    let mesh = Mesh::find(&args.mesh)?;
+    let answer = mesh.ask("/policies")?;
     let mut found: Vec<Value> = answer.as_array().cloned().unwrap_or_default();
     if let Some(namespace) = &args.namespace {
         found.retain(|policy| text(policy, "/name").split('/').next() == Some(namespace));

@@ -9,14 +9,12 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-use http::Method;
 use serde_json::{Value, json};
 
 use super::format::{Format, FormatArgs, flag, items, number, show, text, texts};
+use super::mesh::{Mesh, MeshArgs};
 use super::workloads::standing;
-use super::world::{World, WorldArgs};
 use super::{Failure, get, out, table};
-use crate::local::paths;
 
 /// Arguments of `waymark status`.
 #[derive(clap::Args, Debug)]
@@ -25,16 +23,15 @@ pub(super) struct StatusArgs {
     #[command(flatten)]
     format: FormatArgs,
     #[command(flatten)]
-    world: WorldArgs,
+    mesh: MeshArgs,
 }
 
 /// Shows the state of the mesh.
 pub(super) fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
-    let world = World::find(&args.world)?;
-    let ask = |path: &str| world.ask_json(paths::CONTROLLER_SOCKET, Method::GET, path);
-    let mut answer = ask("/status")?;
+    let mesh = Mesh::find(&args.mesh)?;
+    let mut answer = mesh.ask("/status")?;
     for (field, kind) in [("nodes", "Node"), ("gateways", "Gateway")] {
-        let listed = ask(&format!("/objects?kind={kind}"))?;
+        let listed = mesh.ask(&format!("/objects?kind={kind}"))?;
         if let Some(fields) = answer.as_object_mut() {
             fields.insert(field.to_owned(), listed.get("items").cloned().unwrap_or_default());
         }
@@ -43,8 +40,7 @@ pub(super) fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
     let code = if ills.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     match args.format.output {
         Format::Table | Format::Wide => {
-            let folder = world.folder.display().to_string();
-            out(&report(&folder, &answer, &ills, args.format.wide()));
+            out(&report(&mesh.name(), &answer, &ills, args.format.wide()));
         }
         Format::Json | Format::Yaml => {
             if let Some(fields) = answer.as_object_mut() {
@@ -137,8 +133,8 @@ fn missing(status: &Value) -> Vec<String> {
 }
 
 /// The report for people.
-fn report(folder: &str, status: &Value, ills: &[String], wide: bool) -> String {
-    let mut text_out = format!("{folder}\n{}\n", summary(status));
+fn report(name: &str, status: &Value, ills: &[String], wide: bool) -> String {
+    let mut text_out = format!("{name}\n{}\n", summary(status));
     text_out += &format!("\n{}", clients(status, wide));
     for part in [gateways(status), pods(status, wide)].into_iter().flatten() {
         text_out += &format!("\n{part}");

@@ -6,13 +6,11 @@
 
 use std::process::ExitCode;
 
-use http::Method;
 use serde_json::Value;
 
 use super::Failure;
 use super::format::{FormatArgs, show, text, texts};
-use super::world::{World, WorldArgs};
-use crate::local::paths;
+use super::mesh::{Mesh, MeshArgs};
 
 /// Arguments of `waymark workloads`.
 #[derive(clap::Args, Debug)]
@@ -26,13 +24,13 @@ pub(super) struct WorkloadsArgs {
     #[command(flatten)]
     format: FormatArgs,
     #[command(flatten)]
-    world: WorldArgs,
+    mesh: MeshArgs,
 }
 
 /// Lists the workloads that `args` means, by namespace, name and node.
 pub(super) fn workloads(args: &WorkloadsArgs) -> Result<ExitCode, Failure> {
-    let world = World::find(&args.world)?;
-    let answer = world.ask_json(paths::CONTROLLER_SOCKET, Method::GET, "/workloads")?;
+    let mesh = Mesh::find(&args.mesh)?;
+    let answer = mesh.ask("/workloads")?;
     let mut found: Vec<Value> = answer.as_array().cloned().unwrap_or_default();
     found.retain(|workload| {
         let fits = |wanted: &Option<String>, pointer| {

@@ -10,14 +10,13 @@
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
-use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt as _, Full};
-use hyper_util::rt::TokioIo;
+use http::Method;
 use serde_json::Value;
 use tokio::net::UnixStream;
 
 use super::Failure;
+use super::ask::{Answer, exchange};
+use super::cluster::runtime;
 use crate::local::paths;
 
 /// Exit code when there is no world to ask.
@@ -40,13 +39,11 @@ pub(super) struct World {
     pub(super) folder: PathBuf,
 }
 
-/// An answer over HTTP.
-#[derive(Clone, Debug)]
-pub(super) struct Answer {
-    /// Status code.
-    pub(super) status: StatusCode,
-    /// Body.
-    pub(super) body: Bytes,
+impl WorldArgs {
+    /// Whether a world is asked for in so many words.
+    pub(super) fn named(&self) -> bool {
+        self.world.is_some()
+    }
 }
 
 impl World {
@@ -78,7 +75,7 @@ impl World {
     }
 
     /// All worlds that this user may enter.
-    fn all() -> Vec<Self> {
+    pub(super) fn all() -> Vec<Self> {
         let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
         entries.filter_map(|entry| Self::of(entry.file_name().to_str()?.parse().ok()?)).collect()
     }
@@ -101,29 +98,19 @@ impl World {
 
     /// Sends `method path` to the socket at `socket`, a path of the world.
     pub(super) fn ask(&self, socket: &str, method: Method, path: &str) -> Result<Answer, Failure> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(Failure::from_error)?;
-        runtime.block_on(exchange(&self.path(socket), method, path)).map_err(|cause| Failure {
+        let asked = async {
+            let stream = UnixStream::connect(self.path(socket)).await?;
+            exchange(stream, method, path).await
+        };
+        runtime()?.block_on(asked).map_err(|cause| Failure {
             message: format!("the world of {} does not answer: {cause}", self.folder.display()),
             code: NOTHING_RUNS,
         })
     }
 
-    /// The JSON that [`World::ask`] is answered with.
-    pub(super) fn ask_json(
-        &self,
-        socket: &str,
-        method: Method,
-        path: &str,
-    ) -> Result<Value, Failure> {
-        let answer = self.ask(socket, method, path)?;
-        if !answer.status.is_success() {
-            let message = format!("refused: {}", String::from_utf8_lossy(&answer.body).trim());
-            return Err(Failure { message, code: 1 });
-        }
-        serde_json::from_slice(&answer.body).map_err(Failure::from_error)
+    /// What its controller answers at `path`.
+    pub(super) fn ask_controller(&self, path: &str) -> Result<Value, Failure> {
+        self.ask(paths::CONTROLLER_SOCKET, Method::GET, path)?.json()
     }
 
     /// The objects of `kind` that the supervisor wrote, by file name.
@@ -185,28 +172,9 @@ impl World {
 
 fn none_runs() -> Failure {
     Failure {
-        message: "no world runs here; start one: waymark up FOLDER".to_owned(),
+        message:
+            "no world runs here; start one: waymark up FOLDER (pods of a cluster are kubectl's)"
+                .to_owned(),
         code: NOTHING_RUNS,
     }
-}
-
-async fn exchange(
-    socket: &Path,
-    method: Method,
-    path: &str,
-) -> Result<Answer, Box<dyn std::error::Error>> {
-    let stream = UnixStream::connect(socket).await?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let connection = tokio::spawn(connection);
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header("host", "waymark")
-        .body(Full::new(Bytes::new()))?;
-    let response = sender.send_request(request).await?;
-    let status = response.status();
-    let body = response.into_body().collect().await?.to_bytes();
-    connection.abort();
-    Ok(Answer { status, body })
 }

@@ -23,6 +23,8 @@ fn the_chart_is_filled_in_with_its_own_values() {
     assert_eq!(controller["metadata"]["namespace"], "mesh");
     assert_eq!(controller["spec"]["replicas"], 1);
     assert!(container["resources"]["requests"].is_object());
+    let admin = json!(format!("--admin-address=127.0.0.1:{}", crate::settings::ADMIN_PORT));
+    assert!(container["args"].as_array().unwrap().contains(&admin), "the CLI finds it there");
     for (kind, name) in
         [("DaemonSet", "ztunnel"), ("DaemonSet", "waymark-agent"), ("Service", "istiod")]
     {

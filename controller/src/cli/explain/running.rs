@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What the proxies of a running world hold, read from its controller.
+//! What the proxies of a running mesh hold, read from its controller.
 
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
-use http::Method;
 use routing::delta::{self, Change, Kind};
 use routing::snapshot::Snapshot;
 use routing::wire::Names;
@@ -16,15 +15,13 @@ use super::Known;
 use crate::api::GATEWAY_NAME;
 use crate::cli::Failure;
 use crate::cli::format::{items, text};
-use crate::cli::world::{World, WorldArgs};
-use crate::local::paths;
+use crate::cli::mesh::{Mesh, MeshArgs};
 
-/// Asks the controller of the world that `args` means.
-pub(super) fn known(args: &WorldArgs) -> Result<Known, Failure> {
-    let world = World::find(args)?;
-    let ask = |path| world.ask_json(paths::CONTROLLER_SOCKET, Method::GET, path);
-    let told = ask("/snapshot")?;
-    let pods = ask("/objects?kind=Pod")?;
+/// Asks the controller of the mesh that `args` means.
+pub(super) fn known(args: &MeshArgs) -> Result<Known, Failure> {
+    let mesh = Mesh::find(args)?;
+    let told = mesh.ask("/snapshot")?;
+    let pods = mesh.ask("/objects?kind=Pod")?;
     let resources = items(&told, "/resources").map(|resource| {
         let body = base64::engine::general_purpose::STANDARD.decode(text(resource, "/base64"));
         (text(resource, "/type"), body.unwrap_or_default())
@@ -32,7 +29,7 @@ pub(super) fn known(args: &WorldArgs) -> Result<Known, Failure> {
     Ok(Known {
         snapshot: snapshot(resources)?,
         gateways: gateways(items(&pods, "/items")),
-        origin: format!("{}, revision {}", world.folder.display(), text(&told, "/revision")),
+        origin: format!("{}, revision {}", mesh.name(), text(&told, "/revision")),
     })
 }
 
