@@ -2,29 +2,23 @@
 
 //! Values by host pattern, found from the most specific pattern to the least.
 
-use std::collections::HashMap;
-use std::collections::hash_map::DefaultHasher;
-use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
+use crate::discovery::Shards;
 use crate::matching::HostPattern;
 
-/// Hashing without a seed. Keys come from the controller alone, so no client can make them
-/// collide.
-pub(super) type Fixed = BuildHasherDefault<DefaultHasher>;
-
-/// Values by host pattern; clones share the maps.
+/// Values by host pattern; a clone shares all but what is changed in it.
 #[derive(Clone, Debug)]
 pub(crate) struct HostMap<V> {
-    exact: Arc<HashMap<Arc<str>, V, Fixed>>,
+    exact: Shards<Arc<str>, V>,
     /// By what follows the `*`, leading dot included.
-    wildcard: Arc<HashMap<Arc<str>, V, Fixed>>,
+    wildcard: Shards<Arc<str>, V>,
     any: Option<V>,
 }
 
 impl<V> Default for HostMap<V> {
     fn default() -> Self {
-        Self { exact: Arc::default(), wildcard: Arc::default(), any: None }
+        Self { exact: Shards::default(), wildcard: Shards::default(), any: None }
     }
 }
 
@@ -36,12 +30,8 @@ impl<V: Clone> HostMap<V> {
     {
         match pattern {
             HostPattern::Any => self.any.get_or_insert_default(),
-            HostPattern::Wildcard(suffix) => {
-                Arc::make_mut(&mut self.wildcard).entry(Arc::clone(suffix)).or_default()
-            }
-            HostPattern::Exact(host) => {
-                Arc::make_mut(&mut self.exact).entry(Arc::clone(host)).or_default()
-            }
+            HostPattern::Wildcard(suffix) => self.wildcard.entry(suffix),
+            HostPattern::Exact(host) => self.exact.entry(host),
         }
     }
 
@@ -50,10 +40,10 @@ impl<V: Clone> HostMap<V> {
         match pattern {
             HostPattern::Any => self.any = None,
             HostPattern::Wildcard(suffix) => {
-                Arc::make_mut(&mut self.wildcard).remove(suffix);
+                self.wildcard.remove(suffix);
             }
             HostPattern::Exact(host) => {
-                Arc::make_mut(&mut self.exact).remove(host);
+                self.exact.remove(host);
             }
         }
     }

@@ -9,11 +9,10 @@
 //! lies in more than one place, and a change touches that place only.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Found;
-use super::hosts::Fixed;
+use crate::discovery::Shards;
 use crate::matching::{GrpcMatch, Head, MatchRank, PathMatch, RequestMatch, TextMatch};
 use crate::route::Rule;
 
@@ -31,11 +30,11 @@ struct Candidate {
 /// Candidates by path, for one host.
 #[derive(Clone, Default)]
 pub(super) struct PathTable {
-    exact: Arc<HashMap<Arc<str>, Ranked, Fixed>>,
+    exact: Shards<Arc<str>, Ranked>,
     /// Paths that a prefix covers, to the prefix, without trailing slash; the root is not here.
     tree: Arc<matchit::Router<Arc<str>>>,
     /// By prefix, without trailing slash; the root is the empty one.
-    prefixes: Arc<HashMap<Arc<str>, Ranked, Fixed>>,
+    prefixes: Shards<Arc<str>, Ranked>,
     /// All other matches.
     others: Ranked,
 }
@@ -109,9 +108,9 @@ impl PathTable {
     }
 
     fn change_prefix(&mut self, prefix: Arc<str>, change: impl FnOnce(&mut Ranked)) {
-        let was = self.prefixes.contains_key(&prefix);
+        let was = self.prefixes.get(&prefix).is_some();
         change_in(&mut self.prefixes, Arc::clone(&prefix), change);
-        let is = self.prefixes.contains_key(&prefix);
+        let is = self.prefixes.get(&prefix).is_some();
         if was == is || prefix.is_empty() {
             return;
         }
@@ -186,13 +185,8 @@ fn first<'a>(ranked: &'a Ranked, head: &Head<'_>) -> Option<&'a Candidate> {
     ranked.iter().find(|c| c.entry().is_some_and(matches))
 }
 
-fn change_in(
-    map: &mut Arc<HashMap<Arc<str>, Ranked, Fixed>>,
-    key: Arc<str>,
-    change: impl FnOnce(&mut Ranked),
-) {
-    let map = Arc::make_mut(map);
-    let ranked = map.entry(Arc::clone(&key)).or_default();
+fn change_in(map: &mut Shards<Arc<str>, Ranked>, key: Arc<str>, change: impl FnOnce(&mut Ranked)) {
+    let ranked = map.entry(&key);
     change(ranked);
     if ranked.is_empty() {
         map.remove(&key);
