@@ -378,7 +378,7 @@ impl State {
         for key in changed {
             let OutputKey::Status(object) = key else { continue };
             let wanted = match self.graph.table.get(key) {
-                Some(Output::Status(status)) => Some(status.as_ref().clone()),
+                Some(Output::Status(status)) => Some(Arc::clone(status)),
                 _ => None,
             };
             let wanted = wanted.map(|status| (self.counts(&status), status));

@@ -248,23 +248,61 @@ impl Output {
 /// All outputs by key, each with the tasks that make it.
 #[derive(Debug, Default)]
 pub struct Table {
-    makers: HashMap<OutputKey, BTreeMap<TaskId, Output>>,
+    makers: HashMap<OutputKey, Makers>,
     attached: BTreeMap<Listened, usize>,
+}
+
+/// The tasks that make one output, and how each would have it.
+#[derive(Debug)]
+enum Makers {
+    /// Almost always; a map for one takes ten times the memory.
+    One(TaskId, Output),
+    Several(BTreeMap<TaskId, Output>),
+}
+
+impl Makers {
+    /// The output of the first task by order.
+    fn first(&self) -> Option<&Output> {
+        match self {
+            Self::One(_, output) => Some(output),
+            Self::Several(all) => all.first_key_value().map(|(_, output)| output),
+        }
+    }
+
+    fn with(self, id: &TaskId, output: Output) -> Self {
+        match self {
+            Self::One(own, _) if own == *id => Self::One(own, output),
+            Self::One(own, old) => {
+                Self::Several(BTreeMap::from([(own, old), (id.clone(), output)]))
+            }
+            Self::Several(mut all) => {
+                all.insert(id.clone(), output);
+                Self::Several(all)
+            }
+        }
+    }
+
+    /// None if no task is left.
+    fn without(self, id: &TaskId) -> Option<Self> {
+        match self {
+            Self::One(own, output) => (own != *id).then_some(Self::One(own, output)),
+            Self::Several(mut all) => {
+                all.remove(id);
+                (!all.is_empty()).then_some(Self::Several(all))
+            }
+        }
+    }
 }
 
 impl Table {
     /// The output of a key.
     pub fn get(&self, key: &OutputKey) -> Option<&Output> {
-        self.makers.get(key)?.first_key_value().map(|(_, output)| output)
+        self.makers.get(key)?.first()
     }
 
     /// Every output, in no order.
     pub fn all(&self) -> impl Iterator<Item = (&OutputKey, &Output)> {
-        let first = |(key, makers)| {
-            let makers: &BTreeMap<TaskId, Output> = makers;
-            makers.first_key_value().map(|(_, output)| (key, output))
-        };
-        self.makers.iter().filter_map(first)
+        self.makers.iter().filter_map(|(key, makers)| Some((key, makers.first()?)))
     }
 
     /// How many routes a listener serves.
@@ -302,13 +340,14 @@ impl Table {
         changed: &mut BTreeSet<OutputKey>,
     ) {
         let before = self.get(key).cloned();
-        let makers = self.makers.entry(key.clone()).or_default();
-        match output {
-            Some(output) => makers.insert(id.clone(), output),
-            None => makers.remove(id),
+        let makers = match (self.makers.remove(key), output) {
+            (None, None) => None,
+            (None, Some(output)) => Some(Makers::One(id.clone(), output)),
+            (Some(makers), Some(output)) => Some(makers.with(id, output)),
+            (Some(makers), None) => makers.without(id),
         };
-        if makers.is_empty() {
-            self.makers.remove(key);
+        if let Some(makers) = makers {
+            self.makers.insert(key.clone(), makers);
         }
         let after = self.get(key).cloned();
         if before != after {

@@ -9,6 +9,7 @@
 //! [`mod@write`] brings them to Kubernetes. Start at [`Board::update`].
 
 pub mod board;
+pub mod packed;
 pub mod rejected;
 pub mod render;
 pub mod write;

@@ -336,7 +336,7 @@ async fn what_a_proxy_refuses_is_told_on_the_object_and_taken_back() {
     };
     let told = |part: &'static str| {
         let (hub, key) = (&world.hub, &key);
-        move || hub.read().board.get(key).filter(|value| value.to_string().contains(part)).cloned()
+        move || hub.read().board.get(key).filter(|value| value.to_string().contains(part))
     };
     let value = eventually(&world.hub, "the refusal is told", told("too new for me")).await;
     assert_eq!(value["conditions"][0]["status"], "False", "{value}");

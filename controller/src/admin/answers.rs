@@ -50,7 +50,7 @@ fn object(state: &State, key: &Key) -> Option<Value> {
         let status = fields.entry("status").or_insert_with(|| json!({}));
         if let Value::Object(status) = status {
             for (field, value) in told {
-                status.insert(field.clone(), value.clone());
+                status.insert(field, value);
             }
         }
     }

@@ -171,6 +171,11 @@ impl Server {
                     continue;
                 }
             };
+            // A change is one small message: it must not wait for the answer to the one before.
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%peer, %error, "connection ended at once");
+                continue;
+            }
             let (tls, hub) = (self.tls.clone(), Arc::clone(hub));
             tokio::spawn(async move {
                 let accepted = tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await;

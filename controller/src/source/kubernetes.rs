@@ -32,6 +32,7 @@ use tokio::task::JoinHandle;
 
 use self::watch::Seen;
 use super::{Batch, Problem};
+use crate::status::packed::Packed;
 use crate::store::{Key, Kind};
 
 /// Events that wait for the engine.
@@ -53,7 +54,13 @@ pub struct Cluster {
     /// The way to it.
     pub client: Client,
     served: Mutex<HashMap<Kind, ApiResource>>,
-    standing: Mutex<HashMap<Key, Standing>>,
+    standing: Mutex<HashMap<Key, Kept>>,
+}
+
+/// A [`Standing`] as it is kept.
+struct Kept {
+    version: Option<Arc<str>>,
+    status: Packed,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -81,11 +88,14 @@ impl Cluster {
 
     /// What stands as the status of an object; none if it is not there.
     pub fn standing(&self, key: &Key) -> Option<Standing> {
-        self.standing.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+        let standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = standing.get(key)?;
+        Some(Standing { version: kept.version.clone(), status: kept.status.value() })
     }
 
     /// Takes what stands as the status of an object.
     pub(crate) fn set_standing(&self, key: &Key, now: Option<Standing>) {
+        let now = now.map(|now| Kept { version: now.version, status: Packed::from(&now.status) });
         let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
         match now {
             Some(now) => standing.insert(key.clone(), now),

@@ -7,11 +7,13 @@
 //! is acknowledged.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde_json::Value;
 
 use super::Status;
-use super::render::{self, Seen, Truth};
+use super::packed::Packed;
+use super::render::{self, Seen, Truth, Was};
 use crate::store::Key;
 
 /// What is told about every object.
@@ -27,11 +29,11 @@ pub struct Board {
 
 #[derive(Debug)]
 struct Entry {
-    wanted: Status,
+    wanted: Arc<Status>,
     revision: u64,
     attached: BTreeMap<String, usize>,
     seen: Seen,
-    value: Value,
+    value: Packed,
 }
 
 impl Entry {
@@ -39,7 +41,7 @@ impl Entry {
     fn render(&mut self, acked: bool, rejected: Option<&String>, moment: Moment<'_>) -> bool {
         let truth = Truth { acked, rejected: rejected.map(String::as_str), now: moment.now };
         let value = render::render(&self.wanted, &self.attached, truth, &mut self.seen);
-        std::mem::replace(&mut self.value, value) != self.value
+        std::mem::replace(&mut self.value, Packed::from(&value)) != self.value
     }
 }
 
@@ -59,7 +61,7 @@ impl Board {
     pub fn update(
         &mut self,
         key: &Key,
-        wanted: Option<(Status, BTreeMap<String, usize>)>,
+        wanted: Option<(Arc<Status>, BTreeMap<String, usize>)>,
         revision: u64,
         moment: Moment<'_>,
     ) {
@@ -122,8 +124,13 @@ impl Board {
     }
 
     /// What is told about an object now.
-    pub fn get(&self, key: &Key) -> Option<&Value> {
-        self.entries.get(key).map(|entry| &entry.value)
+    pub fn get(&self, key: &Key) -> Option<Value> {
+        self.entries.get(key).map(|entry| entry.value.value())
+    }
+
+    /// Tells whether an object is told that proxies are waited for.
+    pub fn is_pending(&self, key: &Key) -> bool {
+        self.entries.get(key).is_some_and(|entry| entry.seen.iter().any(Was::is_pending))
     }
 
     /// Every condition that is False: its object, type, reason and message.
@@ -153,11 +160,17 @@ mod tests {
     fn put(board: &mut Board, condition: Condition, revision: u64, acked: u64, now: &str) {
         let body = Body::Conditions(vec![condition]);
         let status = Status { key: key(), generation: Some(3), body };
-        board.update(&key(), Some((status, BTreeMap::new())), revision, Moment { acked, now });
+        board.update(
+            &key(),
+            Some((status.into(), BTreeMap::new())),
+            revision,
+            Moment { acked, now },
+        );
     }
 
     fn seen(board: &Board) -> (String, String, String) {
-        let condition = &board.get(&key()).unwrap()["conditions"][0];
+        let value = board.get(&key()).unwrap();
+        let condition = &value["conditions"][0];
         let text = |field: &str| condition[field].as_str().unwrap().to_owned();
         (text("status"), text("reason"), text("lastTransitionTime"))
     }
@@ -168,10 +181,12 @@ mod tests {
         let yes = || Condition::new("Accepted", true, "Accepted", String::new()).after_ack();
         put(&mut board, yes(), 5, 4, "t1");
         assert_eq!(seen(&board), ("Unknown".into(), "Pending".into(), "t1".into()));
+        assert!(board.is_pending(&key()));
         board.acknowledged(Moment { acked: 4, now: "t2" });
         assert_eq!(seen(&board).0, "Unknown");
         board.acknowledged(Moment { acked: 5, now: "t3" });
         assert_eq!(seen(&board), ("True".into(), "Accepted".into(), "t3".into()));
+        assert!(!board.is_pending(&key()));
 
         // Still true, of a newer revision: it never flaps.
         put(&mut board, yes(), 6, 5, "t4");

@@ -12,8 +12,24 @@ use serde_json::{Value, json};
 use super::{Body, Condition, ListenerStatus, ParentStatus, Status};
 use crate::api;
 
-/// The last state of each condition: status, and since when.
-pub type Seen = BTreeMap<String, (String, String)>;
+/// The last state of each condition.
+pub type Seen = Vec<Was>;
+
+/// The last state of a condition.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Was {
+    /// Where it stands, and its type.
+    at: Box<str>,
+    status: &'static str,
+    since: Box<str>,
+}
+
+impl Was {
+    /// Tells whether proxies were waited for.
+    pub fn is_pending(&self) -> bool {
+        self.status == "Unknown"
+    }
+}
 
 impl Status {
     /// Tells whether any condition waits.
@@ -103,10 +119,10 @@ impl Pen<'_> {
     }
 
     fn one(&mut self, at: &str, condition: &Condition) -> Value {
-        let key = format!("{at}/{}", condition.kind);
-        let before = self.old.get(&key).cloned();
+        let at: Box<str> = format!("{at}/{}", condition.kind).into();
+        let before = self.old.iter().find(|was| was.at == at);
         let wanted = if condition.status { "True" } else { "False" };
-        let was_so = before.as_ref().is_some_and(|(status, _)| status == wanted);
+        let was_so = before.is_some_and(|was| was.status == wanted);
         let (status, reason, message) = match self.truth {
             Truth { rejected: Some(reason), .. } if condition.waits => ("False", "Invalid", reason),
             Truth { acked: false, .. } if condition.waits && !was_so => {
@@ -115,10 +131,10 @@ impl Pen<'_> {
             _ => (wanted, condition.reason, condition.message.as_str()),
         };
         let since = match before {
-            Some((old, since)) if old == status => since,
-            _ => self.truth.now.to_owned(),
+            Some(was) if was.status == status => was.since.clone(),
+            _ => self.truth.now.into(),
         };
-        self.new.insert(key, (status.to_owned(), since.clone()));
+        self.new.push(Was { at, status, since: since.clone() });
         let mut value = json!({
             "type": condition.kind, "status": status, "reason": reason, "message": message,
             "lastTransitionTime": since,

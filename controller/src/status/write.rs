@@ -45,8 +45,11 @@ pub async fn run(
         let due = pace.next();
         tokio::select! {
             keys = outbox.statuses.take() => {
-                let now = Instant::now();
-                keys.into_iter().for_each(|key| pace.changed(key, now));
+                let (now, state) = (Instant::now(), hub.read());
+                for key in keys {
+                    let pending = state.board.is_pending(&key);
+                    pace.changed(key, pending, now);
+                }
             }
             changed = leads.changed() => {
                 if changed.is_err() {
@@ -81,7 +84,7 @@ async fn write(hub: &Hub, cluster: &Cluster, key: &Key) -> kube::Result<()> {
         let (Some(standing), Some(api)) = (cluster.standing(key), cluster.api(key)) else {
             return Ok(());
         };
-        let wanted = hub.read().board.get(key).cloned();
+        let wanted = hub.read().board.get(key);
         let Some(patch) = merge::patch(key.kind, wanted.as_ref(), &standing) else {
             return Ok(());
         };
