@@ -3,13 +3,24 @@
 #
 # Figures, as ratios taken in one run. Not a test: nothing passes or fails here.
 #   bench.sh [all|mesh|edge] [--rounds 3] [--seconds 2]
+#   bench.sh cluster [--routes 10,1000,5000] [--burst 1000] [--within 5] [--pods 2000] [--edits 100] [--churn 30]
+# On a real cluster (which takes Go and root), and only when named: cluster.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tests/setup.sh
 need_basics
 
 what=all
-case "${1:-}" in all | mesh | edge) what="$1" && shift ;; esac
+case "${1:-}" in all | mesh | edge | cluster) what="$1" && shift ;; esac
+
+# A cluster named bench that runs is used as it is, and left.
+if [ "$what" = cluster ]; then
+  name=bench profile=release
+  . tests/cluster/mesh.sh
+  need_mesh
+  cluster enter "$target/$profile/waymark-bench" cluster "$@"
+  exit
+fi
 
 # Envoy's program lies inside a package of PyPI.
 envoy() {

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # A cluster with the mesh of this tree in it. Sourced, not run; expects setup.sh, image.sh and
-# the name of the cluster in `name`.
+# the name of the cluster in `name`; cargo's profile in `profile`, unless it is `debug`.
 #
 # Gives: binaries (folder of the cluster's programs), cluster, kubectl, need_mesh.
+
+profile="${profile:-debug}"
 
 cluster() { local verb="$1"; shift; tests/cluster.sh "$verb" --name "$name" "$@"; }
 kubectl() { cluster kubectl "$@"; }
@@ -28,16 +30,17 @@ need_cluster() {
 need_mesh() {
   need_cluster
   kubectl get deployment -n istio-system waymark-controller >/dev/null 2>&1 && return 0
-  local work file definitions=()
+  local work file definitions=() flags=()
+  [ "$profile" = debug ] || flags=(--profile "$profile")
   say "building, loading and installing the mesh"
-  cargo build -q --locked --workspace --bins
+  cargo build -q --locked --workspace --bins "${flags[@]}"
   work="$(mktemp -d)"
-  "$target/debug/waymark" images --output "$work" >/dev/null
+  "$target/$profile/waymark" images --output "$work" >/dev/null
   cluster load-images "$work"/*.tar
   rm -rf "$work"
   for file in "$binaries"/crds/experimental/gateway.networking.k8s.io_*s.yaml; do
     [[ "$file" == *_vap_* ]] || definitions+=(-f "$file")
   done
   kubectl apply --server-side "${definitions[@]}" >/dev/null
-  cluster enter "$target/debug/waymark" install
+  cluster enter "$target/$profile/waymark" install
 }

@@ -283,6 +283,11 @@ fn follow_edits(world: &World, edits: usize) -> anyhow::Result<Vec<f64>> {
 /// One GET by a kept-alive connection; the header that the route sets.
 fn ask(stream: &mut BufReader<TcpStream>) -> anyhow::Result<String> {
     stream.get_mut().write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+    answer(stream, "x-edit")
+}
+
+/// Reads one answer whole; the value of its header `header`, empty if there is none.
+pub(crate) fn answer(stream: &mut BufReader<TcpStream>, header: &str) -> anyhow::Result<String> {
     let (mut mark, mut length) = (String::new(), 0);
     loop {
         let mut line = String::new();
@@ -295,7 +300,7 @@ fn ask(stream: &mut BufReader<TcpStream>) -> anyhow::Result<String> {
         }
         let Some((name, value)) = line.split_once(':') else { continue };
         match name.to_ascii_lowercase().as_str() {
-            "x-edit" => value.trim().clone_into(&mut mark),
+            name if name == header => value.trim().clone_into(&mut mark),
             "content-length" => length = value.trim().parse()?,
             _ => {}
         }

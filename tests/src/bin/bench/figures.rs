@@ -14,10 +14,20 @@ pub(crate) fn cpu_of(pid: u32) -> Option<f64> {
 
 /// Resident memory of a process, in MiB.
 pub(crate) fn resident(pid: u32) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let kib = status
+    mebibytes(&format!("/proc/{pid}/status"), "VmRSS:")
+}
+
+/// Resident memory of a process, in MiB; of what it shares, its share.
+pub(crate) fn proportional(pid: u32) -> f64 {
+    mebibytes(&format!("/proc/{pid}/smaps_rollup"), "Pss:")
+}
+
+/// The number of KiB in the line of a file that begins with `field`, as MiB.
+fn mebibytes(file: &str, field: &str) -> f64 {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let kib = text
         .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .find_map(|line| line.strip_prefix(field))
         .and_then(|rest| rest.split_whitespace().next())
         .and_then(|number| number.parse::<f64>().ok());
     kib.unwrap_or(0.0) / 1024.0

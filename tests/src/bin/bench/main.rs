@@ -3,7 +3,7 @@
 //! Binary `waymark-bench`: figures as ratios taken in one run.
 //!
 //! Leaves the ways through tunnels and waypoints to [`mesh`], the gateway beside other
-//! proxies and the time of an edit to [`edge`], load to `waymark-load`, the world to
+//! proxies and the time of an edit to [`edge`], the mesh of a cluster to [`cluster`], load to `waymark-load`, the world to
 //! `waymark up`. A figure is the median of its rounds; CPU is user and system time of the
 //! proxies' processes, so it does not depend on how busy the machine is.
 //!
@@ -14,6 +14,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser};
 
+mod cluster;
 mod edge;
 mod figures;
 mod mesh;
@@ -44,6 +45,11 @@ enum Arguments {
         #[command(flatten)]
         length: Length,
     },
+    /// The mesh of a cluster, from inside its world: how soon it follows, and what it costs
+    Cluster {
+        #[command(flatten)]
+        size: cluster::Size,
+    },
 }
 
 /// How long to measure.
@@ -63,6 +69,7 @@ fn main() -> anyhow::Result<()> {
         Arguments::Edge { folder, peers, envoy, edits, length } => {
             edge::run(&folder, &edge::Peers { folder: peers, envoy }, edits, length)
         }
+        Arguments::Cluster { size } => cluster::run(&size),
     }
 }
 
