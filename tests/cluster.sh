@@ -3,7 +3,9 @@
 #
 # A real Kubernetes on this machine: one world of namespaces a cluster, two nodes in it.
 #
-#   cluster.sh up [--name N] [--nodes 2] [--dual-stack]   build what is missing, start, wait
+#   cluster.sh up [--name N] [--nodes 2] [--dual-stack] [--addresses 253]
+#                                          build what is missing, start, wait; so many
+#                                          addresses has each node for pods
 #   cluster.sh down|status [--name N]
 #   cluster.sh kubectl [--name N] ARGUMENTS...            kubectl in the world of the cluster
 #   cluster.sh enter [--name N] COMMAND...                any command there
@@ -16,12 +18,13 @@ here="$(cd "$(dirname "$0")" && pwd)"
 
 verb="${1:-help}"
 [ $# -gt 0 ] && shift
-name=default nodes=2 dual=
+name=default nodes=2 dual= addresses=253
 while [ $# -gt 0 ]; do
   case "$1" in
     --name) name="$2"; shift 2 ;;
     --nodes) nodes="$2"; shift 2 ;;
     --dual-stack) dual=yes; shift ;;
+    --addresses) addresses="$2"; shift 2 ;;
     *) break ;;
   esac
 done
@@ -54,7 +57,7 @@ up() {
   # What a killed world cannot remove itself: its empty cgroups.
   find /sys/fs/cgroup -depth -type d -path "*/waymark-cluster-$name*" -exec rmdir {} + 2>/dev/null || true
   setsid unshare --mount --pid --fork --kill-child --mount-proc --net \
-    bash "$here/cluster/world.sh" "waymark-cluster-$name" "$state" "$binaries" "$nodes" "${dual:-no}" \
+    bash "$here/cluster/world.sh" "waymark-cluster-$name" "$state" "$binaries" "$nodes" "${dual:-no}" "$addresses" \
     >"$log" 2>&1 </dev/null &
   echo $! >"$state/outer"
   # The world says when it is up; its end before that is a failure.
@@ -91,5 +94,5 @@ case "$verb" in
   kubectl) inside "$(cat "$state/binaries")/kubectl" "$@" ;;
   enter) inside "$@" ;;
   load-images) inside bash "$here/cluster/load.sh" "$state" "$@" ;;
-  *) sed -n '3,14s/^# \{0,1\}//p' "$0"; [ "$verb" = help ] ;;
+  *) sed -n '3,16s/^# \{0,1\}//p' "$0"; [ "$verb" = help ] ;;
 esac

@@ -72,7 +72,7 @@ mesh_features+=,MeshHTTPRouteRewritePath,MeshHTTPRouteSchemeRedirect
 # ---- the suite -------------------------------------------------------------------------------
 mkdir -p "$reports"
 reports="$(cd "$reports" && pwd)"
-failed=0
+failed=0 tests_passed=0 tests_failed=0
 # run NAME PROFILES FLAGS... — one run of the suite; a line for each profile, then what failed.
 run() {
   local run="$1" chosen="$2" report="$reports/$1.yaml" log="$reports/$1.log" status=0 begun=$SECONDS
@@ -96,7 +96,11 @@ run() {
         count["core:Failed:"], count["extended:Passed:"], count["extended:Failed:"]
       delete count }' "$report"
   sed -n 's|^    --- FAIL: TestConformance/\([^/ ]*\) .*|    failed: \1|p' "$log"
-  echo "$run: $(grep -c '^    --- PASS: TestConformance/' "$log" || true) tests passed, $(grep -c '^    --- FAIL: TestConformance/' "$log" || true) failed, in $((SECONDS - begun)) s; log and report in $reports"
+  local ok bad
+  ok="$(grep -c '^    --- PASS: TestConformance/' "$log" || true)"
+  bad="$(grep -c '^    --- FAIL: TestConformance/' "$log" || true)"
+  tests_passed=$((tests_passed + ok)) tests_failed=$((tests_failed + bad))
+  echo "$run: $ok tests passed, $bad failed, in $((SECONDS - begun)) s; log and report in $reports"
   if [ "$status" -ne 0 ] && ! grep -q '^    --- ' "$log"; then tail -n 20 "$log" >&2; fi
 }
 chosen() { # PATTERN — the profiles that match, separated by commas
@@ -111,4 +115,5 @@ for round in $(seq "$repeat"); do
   run mesh "$(chosen ^MESH)" --mesh-name=waymark --supported-features="$mesh_features" \
     --namespace-labels=istio.io/dataplane-mode=ambient,istio.io/use-waypoint=waypoint,istio.io/use-waypoint-namespace=mesh-waypoint
 done
+echo "test result: $([ "$failed" -eq 0 ] && echo ok || echo FAILED). $tests_passed passed; $tests_failed failed; 0 ignored"
 [ "$failed" -eq 0 ]

@@ -3,7 +3,8 @@
 #
 # All tests, cheap ones first; one progress line a stage, counts at the end.
 # Names of stages as arguments run only those: ./tests/run.sh fmt clippy
-# On a real cluster, which takes Go and root, and only when named: walkthrough, conformance.
+# The last ones run on a real Kubernetes, which takes Go and root: cluster (brings it up, and
+# is part of the others), walkthrough, faults, conformance.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 . tests/setup.sh
@@ -13,12 +14,21 @@ passed=0 failed=0 skipped=0
 logs="$(mktemp -d)"
 trap 'rm -rf "$logs"' EXIT
 only=("$@")
+begun_all=$SECONDS
+
+# named STAGE... — whether one of them is to run.
+named() {
+  local one
+  [ ${#only[@]} -gt 0 ] || return 0
+  for one in "$@"; do [[ " ${only[*]} " != *" $one "* ]] || return 0; done
+  return 1
+}
 
 # stage NAME COMMAND... — runs it, counts what a test runner in it counted, else itself.
 stage() {
   local name="$1" log begun status=ok ok bad skip
   shift
-  if [ ${#only[@]} -gt 0 ] && [[ ! " ${only[*]} " =~ " $name " ]]; then return 0; fi
+  named "$name" || return 0
   log="$logs/$name.log"
   begun=$SECONDS
   "$@" >"$log" 2>&1 || status=failed
@@ -75,9 +85,27 @@ stage whole cargo test --locked --no-fail-fast -p waymark-tests
 stage doc env RUSTDOCFLAGS="-D rustdoc::broken_intra_doc_links -A rustdoc::private_intra_doc_links" cargo doc --quiet --locked --workspace --no-deps \
   --document-private-items
 stage deny deny
-if [[ " ${only[*]} " == *" walkthrough "* ]]; then stage walkthrough tests/walkthrough.sh; fi
-if [[ " ${only[*]} " == *" conformance "* ]]; then stage conformance tests/conformance.sh; fi
+
+# One cluster serves all stages that take one.
+on_cluster() {
+  cluster="tests-$$"
+  named cluster walkthrough faults conformance || return 0
+  if [ "$(id -u)" -ne 0 ] || ! command -v go >/dev/null 2>&1; then
+    say "not run: what takes a real Kubernetes, which needs root and Go 1.26 or newer (https://go.dev/dl)"
+    skipped=$((skipped + 3))
+    return 0
+  fi
+  trap 'tests/cluster.sh down --name "$cluster"; rm -rf "$logs"' EXIT
+  [ ${#only[@]} -eq 0 ] || only+=(cluster)
+  stage cluster tests/cluster.sh up --name "$cluster" --addresses 126
+  stage walkthrough tests/walkthrough.sh --name "$cluster"
+  stage faults tests/faults.sh --name "$cluster"
+  stage conformance tests/conformance.sh --name "$cluster"
+  tests/cluster.sh down --name "$cluster"
+}
+on_cluster
 
 echo
+echo "took $(((SECONDS - begun_all) / 60)) min $(((SECONDS - begun_all) % 60)) s"
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ]

@@ -10,6 +10,9 @@ here="$(cd "$(dirname "$0")" && pwd)"
 kubernetes=v1.34.4
 out="$cache/cluster/$(cat "$here"/*/go.sum | sha256sum | cut -c1-16)"
 mkdir -p "$out"
+# Of two clusters that are started at once on an empty cache one builds, the other waits.
+exec 9>"$out/.lock"
+flock 9
 
 command -v go >/dev/null 2>&1 || {
   say "go is missing. Install Go 1.26 or newer (https://go.dev/dl), then run this again."

@@ -3,7 +3,8 @@
 # A cluster with the mesh of this tree in it. Sourced, not run; expects setup.sh, image.sh and
 # the name of the cluster in `name`; cargo's profile in `profile`, unless it is `debug`.
 #
-# Gives: binaries (folder of the cluster's programs), cluster, kubectl, need_mesh.
+# Gives: binaries (folder of the cluster's programs), cluster, kubectl, need_mesh, and
+# brought_up when the cluster is to be taken down at the end. Takes: cluster_flags for `up`.
 
 profile="${profile:-debug}"
 
@@ -23,7 +24,8 @@ need_cluster() {
   binaries="$(tests/cluster/build.sh)"
   cluster status >/dev/null 2>&1 && return 0
   trap 'cluster down' EXIT
-  cluster up
+  brought_up=yes
+  cluster up "${cluster_flags[@]}"
 }
 
 # need_mesh — builds, loads and installs the mesh unless it is there.

@@ -6,7 +6,7 @@
 # then stays as the world's init. Started by cluster.sh alone.
 set -euo pipefail
 # The first argument is the mark by which this process is found; it is not used here.
-state="$2" bin="$3" nodes="$4" dual="$5"
+state="$2" bin="$3" nodes="$4" dual="$5" addresses="$6"
 here="$(cd "$(dirname "$0")" && pwd)"
 . "$here/image.sh"
 export PATH="$bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -157,7 +157,8 @@ node() { # N
   done
   ip route add "10.244.$n.0/24" via "$ip"
   ip -6 route add "fd00:10:244:$n::/64" via "$ip6"
-  local range='[{"subnet":"10.244.'$n'.0/24"}]' six=
+  # The first is the bridge's own.
+  local range='[{"subnet":"10.244.'$n'.0/24","rangeEnd":"10.244.'$n.$((addresses + 1))'"}]' six=
   [ "$dual" = yes ] && six=',[{"subnet":"fd00:10:244:'$n'::/64"}]'
   local routes='{"dst":"0.0.0.0/0"}'
   [ "$dual" = yes ] && routes="$routes"',{"dst":"::/0"}'

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::api::{self, BuiltinClass, Role};
 use crate::settings::{Mesh, Proxies};
 use crate::store::{Key, Kind, Name};
-use crate::translate::shape::Shape;
+use crate::translate::shape::{self, Shape};
 
 /// One object, ready to be written.
 #[derive(Clone, Debug, PartialEq)]
@@ -105,7 +105,7 @@ impl Wanted<'_> {
     }
 
     fn selector(&self) -> BTreeMap<String, String> {
-        BTreeMap::from([(api::GATEWAY_NAME.to_owned(), self.name().to_owned())])
+        BTreeMap::from([(api::GATEWAY_NAME.to_owned(), shape::bounded(self.name()).into_owned())])
     }
 
     fn class_name(&self) -> &str {

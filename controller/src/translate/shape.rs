@@ -2,8 +2,11 @@
 
 //! Whose a Gateway is, what it is for, and what its objects are called.
 
+use std::borrow::Cow;
+
 use gateway_api::experimental::gatewayclasses::GatewayClass;
 use gateway_api::experimental::gateways::Gateway;
+use sha2::{Digest as _, Sha256};
 
 use super::waypoint::label;
 use crate::api::{self, BuiltinClass, Role};
@@ -41,6 +44,41 @@ pub fn of(gateway: &Gateway, look: &mut Lookup<'_>) -> Shape {
         (None, Some(Role::Ingress)) => format!("{own}-{class_name}"),
         (None, Some(Role::Waypoint) | None) => own.to_owned(),
     };
+    let name = bounded(&name).into_owned();
     let account = label(annotations, api::SERVICE_ACCOUNT).unwrap_or(&name).to_owned();
     Shape { name, account }
+}
+
+/// The longest that a Service's name and a label's value may be, in bytes.
+const LONGEST: usize = 63;
+
+/// `name`, or if it is too long for a Service or a label, its beginning and a digest of it.
+///
+/// A Gateway's own name may have 253 characters, and dots, which a Service's cannot have.
+pub fn bounded(name: &str) -> Cow<'_, str> {
+    if name.len() <= LONGEST && !name.contains('.') {
+        return Cow::Borrowed(name);
+    }
+    let digest = Sha256::digest(name.as_bytes());
+    let digest: String = digest.iter().take(5).map(|byte| format!("{byte:02x}")).collect();
+    let room = LONGEST - digest.len() - 1;
+    let begin: String = name.chars().take(room).map(|c| if c == '.' { '-' } else { c }).collect();
+    Cow::Owned(format!("{}-{digest}", begin.trim_end_matches('-')))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_any_length_fit_and_differ() {
+        assert_eq!(bounded("bookinfo-gateway-istio"), "bookinfo-gateway-istio");
+        let longest = "x".repeat(63);
+        assert_eq!(bounded(&longest), longest);
+        let (one, other) = (format!("{longest}1"), format!("{longest}2"));
+        assert!(bounded(&one).len() <= 63 && bounded(&one).starts_with("xxxx"));
+        assert_ne!(bounded(&one), bounded(&other));
+        let dotted = bounded("a.b");
+        assert!(dotted.starts_with("a-b-") && dotted != bounded("a-b"), "{dotted}");
+    }
 }

@@ -56,6 +56,9 @@ enum Verb {
         /// A new connection for each request.
         #[arg(long)]
         fresh: bool,
+        /// Look the name up anew for each connection.
+        #[arg(long)]
+        look_up: bool,
         /// Requests each second, over all clients.
         #[arg(long)]
         rate: Option<u32>,
@@ -104,7 +107,11 @@ enum ShapeName {
 async fn main() -> anyhow::Result<()> {
     let report = match Arguments::parse().verb {
         Verb::ServeHttp { port, name, size } => {
-            serve::http(listener(port).await?, name, size).await;
+            tokio::select! {
+                () = serve::http(listener(port).await?, name, size) => {}
+                // The first process of a container gets no default action of a signal.
+                () = terminated() => {}
+            }
             return Ok(());
         }
         Verb::ServeTcp { port, talk } => {
@@ -114,11 +121,15 @@ async fn main() -> anyhow::Result<()> {
                 TalkName::SpeakFirst => Talk::SpeakFirst,
                 TalkName::Swallow => Talk::Swallow,
             };
-            serve::tcp(listener(port).await?, talk).await;
+            tokio::select! {
+                () = serve::tcp(listener(port).await?, talk) => {}
+                () = terminated() => {}
+            }
             return Ok(());
         }
-        Verb::Http { address, host, path, clients, fresh, rate, seconds, count_by } => {
+        Verb::Http { address, host, path, clients, fresh, look_up, rate, seconds, count_by } => {
             let mut load = http::Load::get(resolve(&address).await?, &host, &path);
+            load.name = look_up.then_some(address);
             (load.clients, load.fresh, load.rate, load.count_by) = (clients, fresh, rate, count_by);
             http::run(&load, &until(seconds)).await
         }
@@ -141,13 +152,19 @@ fn until(seconds: f64) -> Until {
     let until = Until::after(Duration::from_secs_f64(seconds.clamp(0.0, 3600.0)));
     let stop = until.clone();
     tokio::spawn(async move {
-        let kind = tokio::signal::unix::SignalKind::terminate();
-        if let Ok(mut terminate) = tokio::signal::unix::signal(kind) {
-            terminate.recv().await;
-            stop.stop();
-        }
+        terminated().await;
+        stop.stop();
     });
     until
+}
+
+/// Waits until the process is asked to end; for ever when that cannot be told.
+async fn terminated() {
+    let kind = tokio::signal::unix::SignalKind::terminate();
+    match tokio::signal::unix::signal(kind) {
+        Ok(mut terminate) => drop(terminate.recv().await),
+        Err(_) => std::future::pending().await,
+    }
 }
 
 /// The first address behind `target`.

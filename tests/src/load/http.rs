@@ -19,6 +19,8 @@ use super::{Report, Tally, Until, all};
 pub struct Load {
     /// Where to connect.
     pub address: SocketAddr,
+    /// A `name:port` to look up anew for each connection, instead of `address`.
+    pub name: Option<String>,
     /// `Host` of the requests.
     pub host: String,
     /// Path and query of the requests.
@@ -42,6 +44,7 @@ impl Load {
     pub fn get(address: SocketAddr, host: &str, path: &str) -> Self {
         Self {
             address,
+            name: None,
             host: host.to_owned(),
             path: path.to_owned(),
             headers: HeaderMap::new(),
@@ -101,9 +104,16 @@ async fn client(load: Load, until: Until, index: usize) -> Tally {
 type Sender = SendRequest<Empty<Bytes>>;
 
 async fn connect(load: &Load) -> Result<Sender, String> {
-    let stream = TcpStream::connect(load.address)
-        .await
-        .map_err(|cause| format!("connect: {}", cause.kind()))?;
+    let address = match &load.name {
+        Some(name) => tokio::net::lookup_host(name)
+            .await
+            .ok()
+            .and_then(|mut found| found.next())
+            .ok_or_else(|| "name has no address".to_owned())?,
+        None => load.address,
+    };
+    let stream =
+        TcpStream::connect(address).await.map_err(|cause| format!("connect: {}", cause.kind()))?;
     drop(stream.set_nodelay(true));
     let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await

@@ -23,6 +23,7 @@ use routing::listener::GatewayName;
 use super::{ExplainArgs, Known};
 use crate::api::CLUSTER_DOMAIN;
 use crate::cli::Failure;
+use crate::translate::shape;
 use target::{Place, Target};
 
 /// A question with everything that it names found.
@@ -316,7 +317,8 @@ fn outside(args: &ExplainArgs, target: &Target, known: &Known) -> Result<Asked, 
     let gateway = gateway(args.gateway.as_deref(), known)?;
     let mut notes = Vec::new();
     let port = listener_port(&gateway, target, known, &mut notes);
-    let pods = known.gateways.get(gateway.as_str()).into_iter().flatten();
+    let labelled = format!("{}/{}", gateway.namespace(), shape::bounded(gateway.name()));
+    let pods = known.gateways.get(&labelled).into_iter().flatten();
     let at = pods.filter_map(|pod| workload(pod, &known.snapshot.discovery).ok()).next();
     let at = at.ok_or_else(|| Failure {
         message: format!("no pod of gateway {gateway} runs; see: waymark get pods, waymark status"),

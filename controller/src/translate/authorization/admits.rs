@@ -19,7 +19,7 @@ use crate::api::istio::AuthorizationPolicy;
 use crate::store::index::{self, Index};
 use crate::store::lookup::Lookup;
 use crate::translate::waypoint::{self, Binding};
-use crate::translate::{pod, workload};
+use crate::translate::{pod, shape, workload};
 
 /// The first waypoint that `policy` refuses, in words.
 pub(super) fn refused_waypoint(
@@ -86,7 +86,7 @@ fn identity(binding: &Binding) -> Option<Identity> {
 /// Where the waypoint calls from: one of its pods, if there is one.
 fn address(binding: &Binding, look: &mut Lookup<'_>) -> SocketAddr {
     let gateway = &binding.gateway;
-    let value = index::label(&gateway.namespace, api::GATEWAY_NAME, &gateway.name);
+    let value = index::label(&gateway.namespace, api::GATEWAY_NAME, &shape::bounded(&gateway.name));
     let pods = look.list::<Pod>(Index::Label, &value);
     let ip = pods.into_iter().find_map(|found| pod::addresses(found).into_iter().next());
     SocketAddr::new(ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), 0)

@@ -61,7 +61,10 @@ pub(super) fn selected(object: &AuthorizationPolicy, look: &mut Lookup<'_>) -> S
         Some(_) if root => false,
         Some(_) => admits::selected(object, namespace, look).iter().all(|pod| {
             let gateway = label(pod.metadata.labels.as_ref(), api::GATEWAY_NAME);
-            gateway.is_some_and(|name| gateways.contains(&Name::new(namespace, name)))
+            let same = |own: &Name| {
+                *own.namespace == *namespace && gateway == Some(&*shape::bounded(&own.name))
+            };
+            gateways.iter().any(same)
         }),
     };
     Selected { gateways, nothing_else }
@@ -85,6 +88,7 @@ fn selects(wanted: &BTreeMap<String, String>, gateway: &Gateway, look: &mut Look
     }
     let namespace = gateway.metadata.namespace.as_deref().unwrap_or_default();
     let name = gateway.metadata.name.as_deref().unwrap_or_default();
-    let pods = look.list::<Pod>(Index::Label, &index::label(namespace, api::GATEWAY_NAME, name));
+    let value = index::label(namespace, api::GATEWAY_NAME, &shape::bounded(name));
+    let pods = look.list::<Pod>(Index::Label, &value);
     pods.into_iter().any(|pod| pod.metadata.labels.as_ref().is_some_and(has))
 }
