@@ -18,6 +18,7 @@ use routing::snapshot::Snapshot;
 use routing::stream::client::Client;
 use routing::stream::{DeltaDiscoveryResponse, Node, Rejected};
 use routing::wire;
+use routing::wire::roots::ROOTS_URL;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tunnel::control::authority::RemoteAuthority;
 use tunnel::control::client::{Apply, follow};
 use tunnel::control::{ControlError, Controller};
+use tunnel::credentials::trust::Trust;
 use tunnel::credentials::{Authority, Credentials};
 use tunnel::worker::{Threads, Workers};
 
@@ -90,6 +92,7 @@ impl Gateway {
             connections: Connections::default(),
             refused: Arc::default(),
             credential: credentials.hold(&settings.identity),
+            trust: credentials.trust(),
             access_log: AccessLog::start(io::stdout()).map_err(AppError::Threads)?,
             traces: Traces::default(),
             metrics: Arc::new(Metrics::default()),
@@ -155,12 +158,14 @@ impl Drop for Gateway {
 ///
 /// [`AppError`]; once it runs, nothing ends it but `stop`.
 pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> Result<(), AppError> {
+    let trust = Arc::<Trust>::default();
     let controller = |address: &str, roots: &std::path::Path| Controller {
         address: address.to_owned(),
         roots: roots.to_owned(),
         name: None,
         token: settings.token.clone(),
         cluster: settings.cluster.clone(),
+        trust: Arc::clone(&trust),
     };
     let discovery = controller(&settings.xds_address, &settings.xds_root);
     let authority = RemoteAuthority {
@@ -176,7 +181,9 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> Result<(
         bind("readiness", settings.readiness).await?,
         bind("metrics", settings.stats).await?,
     );
-    let client = Client::new(node(&settings), KINDS.iter().map(|kind| kind.type_url()));
+    // What is told of roots goes first: peers may show certificates of them any moment.
+    let kinds = std::iter::once(ROOTS_URL).chain(KINDS.iter().map(|kind| kind.type_url()));
+    let client = Client::new(node(&settings), kinds).optional(ROOTS_URL);
     let gateway = Gateway::start(settings, Arc::new(authority))?;
     let quit = CancellationToken::new();
     let shared = &gateway.shared;
@@ -198,6 +205,9 @@ struct Publisher(Arc<Shared>);
 
 impl Apply for Publisher {
     fn apply(&mut self, response: &DeltaDiscoveryResponse) -> Vec<Rejected> {
+        if response.type_url == ROOTS_URL {
+            return self.0.trust.apply(response);
+        }
         let changes = match wire::discovery::read(response) {
             Ok(changes) => changes,
             Err(error) => {

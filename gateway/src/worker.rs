@@ -27,6 +27,7 @@ use routing::listener::{Listener, ListenerName, Protocol};
 use rustls::ServerConfig;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
+use tunnel::credentials::trust::Trust;
 use tunnel::credentials::{Credential, Held};
 use tunnel::hbone;
 
@@ -53,6 +54,8 @@ pub(crate) struct Shared {
     pub(crate) refused: Arc<Refused>,
     /// The gateway's own certificate.
     pub(crate) credential: Held,
+    /// What is told of the mesh's roots.
+    pub(crate) trust: Arc<Trust>,
     pub(crate) access_log: AccessLog,
     pub(crate) traces: Traces,
     pub(crate) metrics: Arc<Metrics>,

@@ -14,6 +14,7 @@ pub mod gateway;
 pub mod listener;
 pub mod messages;
 pub mod node;
+pub mod roots;
 pub mod route;
 pub mod workload;
 pub mod zds;

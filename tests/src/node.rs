@@ -128,11 +128,12 @@ impl Tunnel {
         }
         tunnel::app::forget_gone(&parts.shared, &workers);
         let credentials = Credentials::new(authority, Handle::current());
+        let trust = credentials.trust();
         let pods = Arc::new(Pods::new(parts.clone(), workers.clone(), credentials));
         let (socket, served) = (socket.to_owned(), Arc::clone(&pods));
         let ready = watch::Sender::new(false);
         tokio::spawn(async move { protocol::follow(&socket, &served, &ready).await });
-        let snapshots = Snapshots::new(Arc::clone(&parts.shared), Arc::default());
+        let snapshots = Snapshots::new(Arc::clone(&parts.shared), Arc::default(), trust);
         let Parts { shared, metrics, sessions, .. } = parts;
         let versions = 0;
         Ok(Self { shared, pods, metrics, sessions, lines, registry, workers, snapshots, versions })

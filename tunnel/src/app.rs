@@ -17,6 +17,7 @@ use prost_types::{Struct, Value};
 use routing::delta::Kind;
 use routing::stream::Node;
 use routing::stream::client::Client;
+use routing::wire::roots::ROOTS_URL;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -76,6 +77,7 @@ pub async fn run(settings: Settings, logs: Logs) -> anyhow::Result<()> {
     let revocations = revocations(&settings).await;
     registry.register_collector(Box::new(Arc::clone(&revocations)));
     let credentials = Credentials::checking(Arc::new(authority), Handle::current(), revocations);
+    let trust = credentials.trust();
     let pods = Arc::new(Pods::new(parts.clone(), workers.clone(), credentials.clone()));
     let (agent_ready, agent) = watch::channel(false);
     let end = CancellationToken::new();
@@ -91,7 +93,7 @@ pub async fn run(settings: Settings, logs: Logs) -> anyhow::Result<()> {
         end: end.clone(),
     };
     admin::start(admin).await?;
-    let snapshots = Snapshots::new(Arc::clone(&parts.shared), stream);
+    let snapshots = Snapshots::new(Arc::clone(&parts.shared), stream, trust);
     tokio::spawn(follow_controller(Arc::clone(&settings), snapshots));
     tokio::spawn(follow_agent(settings.agent.clone(), Arc::clone(&pods), agent_ready));
     tokio::spawn(sweep_series(metrics, Arc::clone(&parts.shared)));
@@ -165,8 +167,10 @@ pub fn forget_gone(shared: &Shared, workers: &TunnelWorkers) {
 }
 
 async fn follow_controller(settings: Arc<Settings>, mut snapshots: Snapshots) {
-    let kinds = [Kind::Address, Kind::Authorization].map(Kind::type_url);
-    let client = Client::new(node(&settings), kinds);
+    // What is told of roots goes first: peers may show certificates of them any moment.
+    let [addresses, policies] = [Kind::Address, Kind::Authorization].map(Kind::type_url);
+    let kinds = [ROOTS_URL, addresses, policies];
+    let client = Client::new(node(&settings), kinds).optional(ROOTS_URL);
     follow(&settings.discovery, client, &mut snapshots).await;
 }
 

@@ -23,6 +23,8 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic_prost::ProstCodec;
 
+use crate::credentials::trust::Trust;
+
 pub mod authority;
 pub mod backoff;
 pub mod client;
@@ -45,6 +47,8 @@ pub struct Controller {
     pub token: PathBuf,
     /// Cluster we run in.
     pub cluster: String,
+    /// Roots that the controller told: its certificate may be of them before the file is.
+    pub trust: Arc<Trust>,
 }
 
 /// Why the controller could not be asked.
@@ -104,7 +108,8 @@ impl Controller {
                 .transpose()
                 .map_err(|error| unusable(error.to_string()))?
                 .ok_or_else(|| unusable("it holds no certificate".to_owned()))?;
-            let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(roots));
+            let roots = [roots, self.trust.pem().into_bytes()].map(Certificate::from_pem);
+            let mut tls = ClientTlsConfig::new().ca_certificates(roots);
             if let Some(name) = &self.name {
                 tls = tls.domain_name(name);
             }

@@ -8,7 +8,8 @@
 //!
 //! Keeps: an identity nobody holds is not renewed; while renewal fails the old
 //! certificate serves until it expires, and then nothing does; a renewal cuts
-//! no connection. Private keys are made here and never leave the process.
+//! no connection. What [`trust`] is told sets off the renewals that it needs.
+//! Private keys are made here and never leave the process.
 //!
 //! Start at [`Credentials::hold`].
 
@@ -25,10 +26,12 @@ use tokio::sync::{Semaphore, watch};
 pub use credential::{Credential, CredentialError};
 use revocation::Revocations;
 use tls::Material;
+use trust::Trust;
 
 mod credential;
 pub mod revocation;
 mod tls;
+pub mod trust;
 pub mod verify;
 
 /// Who signs certificates.
@@ -41,6 +44,11 @@ pub trait Authority: Send + Sync + 'static {
         identity: &'a Identity,
         csr: &'a str,
     ) -> BoxFuture<'a, Result<Vec<String>, AuthorityError>>;
+
+    /// What is told of roots between two answers; one that never tells anything tells nothing.
+    fn trust(&self) -> Arc<Trust> {
+        Arc::default()
+    }
 }
 
 /// Why a certificate was not signed.
@@ -53,6 +61,13 @@ const RETRY_MIN: Duration = Duration::from_millis(500);
 
 /// Longest wait between requests.
 const RETRY_MAX: Duration = Duration::from_secs(150);
+
+/// Early renewals, one after the other, of a certificate that is not of the roots that were
+/// told: a replica of the authority may hear of them late.
+const EARLY: usize = 8;
+
+/// Longest wait, by chance, before a renewal that news of roots set off.
+const SPREAD: Duration = Duration::from_millis(500);
 
 /// Requests under way at once; a node that starts must not storm the authority.
 const PARALLEL_REQUESTS: usize = 8;
@@ -74,6 +89,7 @@ struct Inner {
     runtime: Handle,
     requests: Semaphore,
     revocations: Arc<Revocations>,
+    trust: Arc<Trust>,
     slots: Mutex<HashMap<Identity, Weak<Slot>>>,
 }
 
@@ -115,8 +131,14 @@ impl Credentials {
         revocations: Arc<Revocations>,
     ) -> Self {
         let requests = Semaphore::new(PARALLEL_REQUESTS);
-        let slots = Mutex::default();
-        Self { inner: Arc::new(Inner { authority, runtime, requests, revocations, slots }) }
+        let (trust, slots) = (authority.trust(), Mutex::default());
+        Self { inner: Arc::new(Inner { authority, runtime, requests, revocations, trust, slots }) }
+    }
+
+    /// What was told of roots; all certificates here go by it.
+    #[must_use]
+    pub fn trust(&self) -> Arc<Trust> {
+        Arc::clone(&self.inner.trust)
     }
 
     /// Holds the certificate of `identity`; the first holder starts fetching it.
@@ -197,9 +219,12 @@ impl Held {
 
 /// Fetches and renews one certificate until nobody holds it.
 async fn renew(inner: Arc<Inner>, slot: Weak<Slot>) {
+    let mut told = inner.trust.changes();
     let mut wait = RETRY_MIN;
+    let mut early = 0;
     loop {
         let Some(identity) = slot.upgrade().map(|slot| slot.identity.clone()) else { return };
+        told.mark_unchanged();
         let result = {
             let _turn = inner.requests.acquire().await;
             fetch(&inner, &identity).await
@@ -207,32 +232,60 @@ async fn renew(inner: Arc<Inner>, slot: Weak<Slot>) {
         let Some(held) = slot.upgrade() else { return };
         let pause = match result {
             Ok(credential) => {
-                wait = RETRY_MIN;
-                let pause = credential.until_half_life(SystemTime::now());
+                let half = credential.until_half_life(SystemTime::now()).max(RETRY_MIN);
+                let settled = credential.is_of_told_roots() || early >= EARLY;
                 held.state.send_replace(State::Available(Arc::new(credential)));
-                pause.max(RETRY_MIN)
+                if settled {
+                    (wait, early) = (RETRY_MIN, 0);
+                    half
+                } else {
+                    early += 1;
+                    half.min(longer(&mut wait))
+                }
             }
             Err(error) => {
                 tracing::warn!(%identity, error = %Chain(&error), "certificate was not signed");
                 held.state.send_if_modified(|state| failed(state, error));
-                let pause = wait;
-                wait = (wait * 2).min(RETRY_MAX);
-                pause.mul_f64(1.0 + rand::rng().random_range(0.0..0.2))
+                longer(&mut wait)
             }
         };
         drop(held);
-        nap(pause, &slot).await;
+        if nap(pause, &slot, &mut told).await {
+            (wait, early) = (RETRY_MIN, 0);
+            let spread = SPREAD.mul_f64(rand::rng().random_range(0.0..1.0));
+            tokio::time::sleep(spread).await;
+        }
     }
 }
 
-/// Sleeps for `pause`, in steps, and ends early once nobody holds the slot.
-async fn nap(pause: Duration, slot: &Weak<Slot>) {
+/// The wait for now, with some chance on top; the next one is twice as long.
+fn longer(wait: &mut Duration) -> Duration {
+    let pause = *wait;
+    *wait = (pause * 2).min(RETRY_MAX);
+    pause.mul_f64(1.0 + rand::rng().random_range(0.0..0.2))
+}
+
+/// Sleeps for `pause`, and ends early once nobody holds the slot, or once roots were told that
+/// its certificate is not of; tells whether the latter.
+async fn nap(pause: Duration, slot: &Weak<Slot>, told: &mut watch::Receiver<()>) -> bool {
     let step = Duration::from_secs(30);
-    let mut left = pause;
-    while !left.is_zero() && slot.strong_count() > 0 {
-        let now = left.min(step);
-        tokio::time::sleep(now).await;
-        left -= now;
+    let until = tokio::time::Instant::now() + pause;
+    loop {
+        let left = until.saturating_duration_since(tokio::time::Instant::now());
+        if left.is_zero() || slot.strong_count() == 0 {
+            return false;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(left.min(step)) => {}
+            Ok(()) = told.changed() => {
+                let Some(held) = slot.upgrade() else { return false };
+                if let State::Available(credential) = &*held.state.borrow()
+                    && !credential.is_of_told_roots()
+                {
+                    return true;
+                }
+            }
+        }
     }
 }
 
@@ -251,7 +304,8 @@ async fn fetch(inner: &Inner, identity: &Identity) -> Result<Credential, Credent
     let request = Material::new(identity)?;
     let chain = inner.authority.sign(identity, &request.csr).await;
     let chain = chain.map_err(CredentialError::Authority)?;
-    Credential::checking(identity, &chain, request.key, Arc::clone(&inner.revocations))
+    let against = (Arc::clone(&inner.trust), Arc::clone(&inner.revocations));
+    Credential::checking(identity, &chain, request.key, against)
 }
 
 /// Prints an error with its causes.

@@ -9,9 +9,11 @@ use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::control::Controller;
+use crate::credentials::trust::Trust;
 use crate::hbone;
 use crate::sys::Keepalive;
 use crate::trace::MILLION;
@@ -136,7 +138,8 @@ impl Settings {
     ///
     /// Names every variable that is missing or cannot be read.
     pub fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Self, InvalidSettings> {
-        let mut reader = Reader { variable: &variable, problems: Vec::new() };
+        let mut reader =
+            Reader { variable: &variable, problems: Vec::new(), trust: Arc::default() };
         let settings = reader.settings();
         if reader.problems.is_empty() {
             Ok(settings)
@@ -149,6 +152,8 @@ impl Settings {
 struct Reader<'a> {
     variable: &'a dyn Fn(&str) -> Option<String>,
     problems: Vec<String>,
+    /// Of the whole process.
+    trust: Arc<Trust>,
 }
 
 impl Reader<'_> {
@@ -227,6 +232,7 @@ impl Reader<'_> {
             name: (!name.is_empty()).then_some(name),
             token: self.get("TOKEN_FILE", PathBuf::from("./var/run/secrets/tokens/istio-token")),
             cluster: cluster.to_owned(),
+            trust: Arc::clone(&self.trust),
         }
     }
 

@@ -140,10 +140,10 @@ pub(crate) fn client_identity(
 fn is_of_mesh(
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
-    roots: &[CertificateDer<'static>],
+    roots: Vec<CertificateDer<'static>>,
 ) -> bool {
     let mut store = RootCertStore::empty();
-    store.add_parsable_certificates(roots.iter().cloned());
+    store.add_parsable_certificates(roots);
     let built = WebPkiClientVerifier::builder_with_provider(store.into(), provider()).build();
     built.is_ok_and(|mesh| mesh.verify_client_cert(leaf, intermediates, UnixTime::now()).is_ok())
 }

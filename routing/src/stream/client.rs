@@ -48,6 +48,15 @@ impl Client {
         self
     }
 
+    /// Does not wait for an answer of this kind: not every controller knows it.
+    #[must_use]
+    pub fn optional(mut self, type_url: &str) -> Self {
+        if let Some(kind) = self.kind_mut(type_url) {
+            kind.answered = true;
+        }
+        self
+    }
+
     /// The first requests of a new connection, one for each kind.
     pub fn connect(&mut self) -> Vec<DeltaDiscoveryRequest> {
         let mut node = Some(self.node.clone());
@@ -151,7 +160,7 @@ impl Client {
         answer
     }
 
-    /// Tells whether every kind had a response, on this connection or an earlier one.
+    /// Tells whether every kind that is waited for had a response, on this connection or an earlier one.
     pub fn is_complete(&self) -> bool {
         self.kinds.iter().all(|(_, kind)| kind.answered)
     }

@@ -27,6 +27,11 @@ pub mod istio {
             include!("gen/istio.workload.zds.rs");
         }
     }
+    pub mod mesh {
+        pub mod v1alpha1 {
+            include!("gen/istio.mesh.v1alpha1.rs");
+        }
+    }
     pub mod security {
         include!("gen/istio.security.rs");
     }

@@ -25,6 +25,7 @@ use routing::stream::{DeltaDiscoveryResponse, Node as StreamNode, Rejected};
 use routing::wire::chain;
 use routing::wire::messages::waymark::v1 as wire;
 use routing::wire::node::{NODE_POD_URL, REPORT, write_report};
+use routing::wire::roots::ROOTS_URL;
 use tokio::sync::watch;
 use tonic::transport::Channel;
 use tracing::{info, warn};
@@ -37,6 +38,7 @@ use super::spec::PodSpec;
 use crate::control::backoff::Backoff;
 use crate::control::client::{self, Apply};
 use crate::control::{ControlError, Controller};
+use crate::credentials::trust::Trust;
 
 /// Longest wait for the answer to a report.
 const REPORT_PATIENCE: Duration = Duration::from_secs(5);
@@ -55,11 +57,18 @@ pub async fn follow(agent: &Arc<Agent>, settings: &Settings) {
         name: None,
         token: settings.token.clone(),
         cluster: settings.own.cluster.clone(),
+        trust: Arc::default(),
     };
     let (again, due) = watch::channel(0);
-    let mut sink =
-        Sink { agent: Arc::clone(agent), inside: BTreeSet::new(), complete: false, again };
-    let stream = Client::new(stream_node(settings), [NODE_POD_URL]);
+    let mut sink = Sink {
+        agent: Arc::clone(agent),
+        inside: BTreeSet::new(),
+        complete: false,
+        again,
+        trust: Arc::clone(&controller.trust),
+    };
+    let kinds = [ROOTS_URL, NODE_POD_URL];
+    let stream = Client::new(stream_node(settings), kinds).optional(ROOTS_URL);
     tokio::join!(
         client::follow(&controller, stream, &mut sink),
         report(agent, &controller, &settings.node, due),
@@ -96,10 +105,15 @@ struct Sink {
     complete: bool,
     /// Asks for a report after a new stream.
     again: watch::Sender<u64>,
+    /// By what the controller's certificate may be proven.
+    trust: Arc<Trust>,
 }
 
 impl Apply for Sink {
     fn apply(&mut self, response: &DeltaDiscoveryResponse) -> Vec<Rejected> {
+        if response.type_url == ROOTS_URL {
+            return self.trust.apply(response);
+        }
         let mut rejected = Vec::new();
         for resource in &response.resources {
             self.inside.insert(resource.name.clone());

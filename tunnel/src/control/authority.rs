@@ -5,6 +5,7 @@
 //! Rule: `istio.v1.auth.IstioCertificateService/CreateCertificate`,
 //! Istio's `security/pkg/server/ca`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -15,6 +16,7 @@ use routing::wire::ca::{
 use routing::wire::chain;
 
 use super::Controller;
+use crate::credentials::trust::Trust;
 use crate::credentials::{Authority, AuthorityError};
 
 /// Longest wait for a certificate.
@@ -53,5 +55,9 @@ impl Authority for RemoteAuthority {
             );
             Ok(answer.await.map_err(failed)?.cert_chain)
         })
+    }
+
+    fn trust(&self) -> Arc<Trust> {
+        Arc::clone(&self.controller.trust)
     }
 }

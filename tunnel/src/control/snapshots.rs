@@ -13,10 +13,12 @@ use routing::discovery::{Health, Workload};
 use routing::snapshot::Snapshot;
 use routing::stream::{DeltaDiscoveryResponse, Rejected};
 use routing::wire;
+use routing::wire::roots::ROOTS_URL;
 
 use super::ControlError;
 use super::client::Apply;
 use super::metrics::StreamMetrics;
+use crate::credentials::trust::Trust;
 use crate::state::Shared;
 
 /// Applies responses to a [`Shared`].
@@ -24,19 +26,23 @@ use crate::state::Shared;
 pub struct Snapshots {
     shared: Arc<Shared>,
     metrics: Arc<StreamMetrics>,
+    trust: Arc<Trust>,
 }
 
 impl Snapshots {
-    /// Publishes into `shared`, and counts in `metrics`.
+    /// Publishes into `shared`, tells `trust` of roots, and counts in `metrics`.
     #[must_use]
-    pub fn new(shared: Arc<Shared>, metrics: Arc<StreamMetrics>) -> Self {
-        Self { shared, metrics }
+    pub fn new(shared: Arc<Shared>, metrics: Arc<StreamMetrics>, trust: Arc<Trust>) -> Self {
+        Self { shared, metrics, trust }
     }
 }
 
 impl Apply for Snapshots {
     fn apply(&mut self, response: &DeltaDiscoveryResponse) -> Vec<Rejected> {
         self.metrics.received(response);
+        if response.type_url == ROOTS_URL {
+            return self.trust.apply(response);
+        }
         let changes = match wire::discovery::read(response) {
             Ok(changes) => changes,
             Err(error) => {

@@ -17,6 +17,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 use super::revocation::{Revocations, Revoked, Role};
+use super::trust::Trust;
 use super::verify::{CertificateError, Peers, identity_of};
 use super::{AuthorityError, tls};
 
@@ -47,11 +48,10 @@ pub enum CredentialError {
     Key(Arc<str>),
 }
 
-/// A certificate with its key, and the roots of the mesh as of its signing.
+/// A certificate with its key, and the roots of the mesh.
 pub struct Credential {
     identity: Identity,
     chain: Vec<CertificateDer<'static>>,
-    roots: Vec<CertificateDer<'static>>,
     peers: Peers,
     key: Arc<CertifiedKey>,
     server: Arc<rustls::ServerConfig>,
@@ -80,15 +80,16 @@ impl Credential {
         answer: &[String],
         key: PrivateKeyDer<'static>,
     ) -> Result<Self, CredentialError> {
-        Self::checking(identity, answer, key, Arc::default())
+        Self::checking(identity, answer, key, Default::default())
     }
 
-    /// The same, for peers that must not be on the lists of `revocations`.
+    /// The same, for peers that may be of any root of `trust`, and must not be on the lists of
+    /// `revocations`.
     pub(super) fn checking(
         identity: &Identity,
         answer: &[String],
         key: PrivateKeyDer<'static>,
-        revocations: Arc<Revocations>,
+        (trust, revocations): (Arc<Trust>, Arc<Revocations>),
     ) -> Result<Self, CredentialError> {
         let (roots, chain) = answer.split_last().ok_or_else(|| unreadable("it is empty"))?;
         let roots = certificates(std::slice::from_ref(roots))?;
@@ -103,14 +104,14 @@ impl Credential {
         for root in &roots {
             store.add(root.clone()).map_err(unreadable)?;
         }
-        let peers = Peers { roots: Arc::new(store), revocations };
+        let peers = Peers { own: roots.into(), store: Arc::new(store), trust, revocations };
         let key = CertifiedKey::from_der(chain.clone(), key, &tls::provider())
             .map_err(|error| CredentialError::Key(error.to_string().into()))?;
         let key = Arc::new(key);
         let server = tls::server(identity, Arc::clone(&key), peers.clone())?;
         let epoch = next_epoch();
         let identity = identity.clone();
-        Ok(Self { identity, chain, roots, peers, key, server, not_before, not_after, epoch })
+        Ok(Self { identity, chain, peers, key, server, not_before, not_after, epoch })
     }
 
     /// Whom it names.
@@ -131,10 +132,15 @@ impl Credential {
         &self.chain
     }
 
-    /// Roots of the mesh.
+    /// Roots of the mesh: those that came with it, and those told since.
     #[must_use]
-    pub fn roots(&self) -> &[CertificateDer<'static>] {
-        &self.roots
+    pub fn roots(&self) -> Vec<CertificateDer<'static>> {
+        self.peers.trust.with(&self.peers.own)
+    }
+
+    /// Tells whether the authority signed it knowing of all that was told of roots since.
+    pub(super) fn is_of_told_roots(&self) -> bool {
+        self.peers.trust.agrees(&self.peers.own)
     }
 
     /// First moment of its life.
@@ -169,7 +175,7 @@ impl Credential {
         role: Role,
         chain: Option<&[CertificateDer<'_>]>,
     ) -> impl Future<Output = Revoked> + Send + 'static + use<> {
-        self.peers.revocations.withdrawn(role, chain, &self.peers.roots)
+        self.peers.revocations.withdrawn(role, chain, &self.peers.roots())
     }
 
     /// TLS for connections that others open to us: HBONE only, mutual.

@@ -23,6 +23,7 @@ use rustls::{
 use x509_parser::extensions::GeneralName;
 
 use super::revocation::{Revocations, Role};
+use super::trust::Trust;
 
 /// Why a peer certificate does not name a workload that we take.
 ///
@@ -77,18 +78,32 @@ pub fn identity_of(certificate: &CertificateDer<'_>) -> Result<Identity, Certifi
 /// What any peer is held against.
 #[derive(Clone, Debug)]
 pub(super) struct Peers {
-    /// Roots of the mesh.
-    pub(super) roots: Arc<RootCertStore>,
+    /// Roots that came with our certificate.
+    pub(super) own: Arc<[CertificateDer<'static>]>,
+    /// The same, for verifying.
+    pub(super) store: Arc<RootCertStore>,
+    /// Roots that were told since.
+    pub(super) trust: Arc<Trust>,
     /// What their issuers have withdrawn.
     pub(super) revocations: Arc<Revocations>,
+}
+
+impl Peers {
+    /// Every root that is trusted now.
+    pub(super) fn roots(&self) -> Arc<RootCertStore> {
+        let beside = self.trust.beside(&self.own, &self.store);
+        beside.unwrap_or_else(|| Arc::clone(&self.store))
+    }
 }
 
 /// Checks clients: chain to the mesh roots, a workload's name, our trust domain.
 #[derive(Debug)]
 pub(super) struct ClientVerifier {
+    /// For the roots that came with our certificate.
     chain: Arc<dyn ClientCertVerifier>,
     peers: Peers,
     trust_domain: Box<str>,
+    provider: Arc<CryptoProvider>,
 }
 
 impl ClientVerifier {
@@ -97,10 +112,32 @@ impl ClientVerifier {
         peers: Peers,
         provider: Arc<CryptoProvider>,
     ) -> Result<Self, VerifierBuilderError> {
-        let roots = Arc::clone(&peers.roots);
-        let chain = WebPkiClientVerifier::builder_with_provider(roots, provider).build()?;
-        Ok(Self { chain, peers, trust_domain: own.trust_domain().into() })
+        let chain = of_roots(Arc::clone(&peers.store), Arc::clone(&provider))?;
+        Ok(Self { chain, peers, trust_domain: own.trust_domain().into(), provider })
     }
+
+    /// Checks the chain against `roots`: those of `self.chain`, unless more were told.
+    fn verify_chain(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        roots: &Arc<RootCertStore>,
+    ) -> Result<ClientCertVerified, Error> {
+        if Arc::ptr_eq(roots, &self.peers.store) {
+            return self.chain.verify_client_cert(leaf, intermediates, now);
+        }
+        let chain = of_roots(Arc::clone(roots), Arc::clone(&self.provider))
+            .map_err(|error| Error::General(error.to_string()))?;
+        chain.verify_client_cert(leaf, intermediates, now)
+    }
+}
+
+fn of_roots(
+    roots: Arc<RootCertStore>,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, VerifierBuilderError> {
+    WebPkiClientVerifier::builder_with_provider(roots, provider).build()
 }
 
 impl ClientCertVerifier for ClientVerifier {
@@ -114,9 +151,9 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.chain.verify_client_cert(leaf, intermediates, now)?;
-        let Peers { roots, revocations } = &self.peers;
-        revocations.admit(Role::Client, (leaf, intermediates), roots)?;
+        let roots = self.peers.roots();
+        let verified = self.verify_chain(leaf, intermediates, now, &roots)?;
+        self.peers.revocations.admit(Role::Client, (leaf, intermediates), &roots)?;
         let identity = identity_of(leaf)?;
         if identity.trust_domain() != &*self.trust_domain {
             return Err(CertificateError::TrustDomain(identity).into());
@@ -174,13 +211,13 @@ impl ServerCertVerifier for ServerVerifier {
     ) -> Result<ServerCertVerified, Error> {
         let parsed = ParsedCertificate::try_from(leaf)?;
         let algorithms = self.provider.signature_verification_algorithms.all;
-        let Peers { roots, revocations } = &self.peers;
-        verify_server_cert_signed_by_trust_anchor(&parsed, roots, intermediates, now, algorithms)?;
+        let roots = self.peers.roots();
+        verify_server_cert_signed_by_trust_anchor(&parsed, &roots, intermediates, now, algorithms)?;
         let identity = identity_of(leaf)?;
         if !self.expected.admits(&identity) {
             return Err(CertificateError::Unexpected(identity).into());
         }
-        revocations.admit(Role::Server, (leaf, intermediates), roots)?;
+        self.peers.revocations.admit(Role::Server, (leaf, intermediates), &roots)?;
         Ok(ServerCertVerified::assertion())
     }
 

@@ -29,8 +29,13 @@ impl End {
         let identity = name.parse().unwrap();
         let material = Material::new(&identity).unwrap();
         let (answer, lists) = (authority.sign_now(&material.csr), Arc::<Revocations>::default());
-        let credential =
-            Credential::checking(&identity, &answer, material.key, Arc::clone(&lists)).unwrap();
+        let credential = Credential::checking(
+            &identity,
+            &answer,
+            material.key,
+            (Arc::default(), Arc::clone(&lists)),
+        )
+        .unwrap();
         Self { credential, lists }
     }
 
