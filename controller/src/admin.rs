@@ -6,6 +6,7 @@
 //! machine or pod; on Kubernetes that takes the right to forward ports.
 
 mod answers;
+mod ca;
 mod coverage;
 
 use std::convert::Infallible;
@@ -120,13 +121,14 @@ fn answer(hub: &Hub, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         "/objects" => ("application/json", answers::objects(hub, &query).to_string()),
         "/workloads" => ("application/json", answers::workloads(hub).to_string()),
         "/policies" => ("application/json", answers::policies(hub).to_string()),
+        "/ca" => ("application/json", ca::whole(hub).to_string()),
         "/status" => ("application/json", answers::status(hub).to_string()),
         "/snapshot" => ("application/json", answers::snapshot(hub).to_string()),
         "/metrics" => ("application/openmetrics-text; version=1.0.0", hub.metrics.print()),
         "/readyz" => ("text/plain", "ok\n".to_owned()),
         _ => {
             let mut missing = Response::new(Full::new(Bytes::from_static(
-                b"paths: /objects /workloads /policies /status /snapshot /metrics /readyz\n",
+                b"paths: /objects /workloads /policies /status /ca /snapshot /metrics /readyz\n",
             )));
             *missing.status_mut() = StatusCode::NOT_FOUND;
             return missing;

@@ -18,11 +18,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::cluster::{Sink, Source, Surroundings, Writers};
+use self::cluster::{Keeper, Sink, Source, Surroundings, Writers};
+use crate::ca::authority::{Authority, InForce};
+use crate::ca::ledger::Ledger;
 use crate::ca::review::Tokens;
-use crate::ca::root::Root;
 use crate::graph::Graph;
-use crate::output::{Output, OutputKey};
+use crate::output::{Family, Output, OutputKey};
 use crate::provision::Writer;
 use crate::serve::clients::Clients;
 use crate::serve::config::Published;
@@ -61,6 +62,8 @@ pub struct State {
     pub gateways: BTreeMap<String, BTreeSet<Name>>,
     /// Ordered changes under way.
     pub steps: Steps,
+    /// Revision at which the roots to trust were published last.
+    pub roots_at: u64,
 }
 
 /// Accounts with a role of their own.
@@ -84,8 +87,10 @@ pub struct Hub {
     pub accounts: Accounts,
     /// Who knows which tokens are good.
     pub tokens: Tokens,
-    /// The root that signs.
-    pub root: Root,
+    /// What signs, and what everybody is to trust.
+    pub ca: Arc<InForce>,
+    /// Who was given a certificate of which root.
+    pub ledger: Ledger,
     /// Start values.
     pub settings: Settings,
     /// What holds for the mesh.
@@ -136,6 +141,7 @@ pub struct App {
     pub hub: Arc<Hub>,
     engine: Engine,
     source: Source,
+    keeper: Keeper,
     writers: Option<Writers>,
     inbox: mpsc::Receiver<Report>,
     server: Server,
@@ -155,8 +161,9 @@ pub async fn start(settings: Settings) -> Result<App, AppError> {
             .map_err(|error| AppError::Directory(directory.clone(), error))?;
     }
     let (reports, inbox) = mpsc::channel(REPORTS);
-    let Surroundings { tokens, root, writers } = Box::pin(cluster::surroundings(&settings)).await?;
-    let hub = Arc::new(hub(settings, tokens, root, reports));
+    let Surroundings { tokens, authority, keeper, writers } =
+        Box::pin(cluster::surroundings(&settings)).await?;
+    let hub = Arc::new(hub(settings, tokens, authority, reports));
     let (mut source, sink) = match &writers {
         Some(writers) => {
             let watches = Box::pin(Watches::new(Arc::clone(&writers.cluster))).await;
@@ -182,11 +189,12 @@ pub async fn start(settings: Settings) -> Result<App, AppError> {
     if let Some(path) = hub.settings.state_path() {
         engine.restore(reports::load(&path));
     }
+    engine.begin_with(engine.roots());
     let first = Box::pin(source.next()).await?;
     engine.take(first);
     let admin = crate::admin::bind(&hub.settings).map_err(AppError::Admin)?;
     let server = crate::serve::server::bind(&hub).await.map_err(AppError::Serve)?;
-    Ok(App { hub, engine, source, writers, inbox, server, admin })
+    Ok(App { hub, engine, source, keeper, writers, inbox, server, admin })
 }
 
 impl App {
@@ -207,6 +215,7 @@ impl App {
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), AppError> {
         let serving = tokio::spawn(self.server.run(Arc::clone(&self.hub)));
         let answering = tokio::spawn(crate::admin::run(self.admin, Arc::clone(&self.hub)));
+        let keeping = tokio::spawn(Box::pin(self.keeper.run(Arc::clone(&self.hub))));
         let stopped = CancellationToken::new();
         let writers = self.writers.map(|writers| {
             tokio::spawn(Box::pin(writers.run(Arc::clone(&self.hub), stopped.clone())))
@@ -217,6 +226,7 @@ impl App {
         };
         serving.abort();
         answering.abort();
+        keeping.abort();
         stopped.cancel();
         if let Some(writers) = writers
             && let Err(error) = writers.await
@@ -227,8 +237,13 @@ impl App {
     }
 }
 
-fn hub(settings: Settings, tokens: Tokens, root: Root, reports: mpsc::Sender<Report>) -> Hub {
-    let mesh = settings.mesh();
+fn hub(
+    settings: Settings,
+    tokens: Tokens,
+    authority: Authority,
+    reports: mpsc::Sender<Report>,
+) -> Hub {
+    let (mesh, ca) = (settings.mesh(), Arc::new(InForce::new(authority)));
     Hub {
         state: RwLock::default(),
         revision: watch::Sender::new(0),
@@ -238,8 +253,9 @@ fn hub(settings: Settings, tokens: Tokens, root: Root, reports: mpsc::Sender<Rep
             agents: settings.agent_accounts.iter().cloned().collect(),
         },
         tokens,
-        root,
-        metrics: crate::metrics::Metrics::new(),
+        metrics: crate::metrics::Metrics::of(Arc::clone(&ca)),
+        ca,
+        ledger: Ledger::default(),
         settings,
         mesh,
         reports,
@@ -262,8 +278,10 @@ impl Engine {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let hub = Arc::clone(&self.hub);
+        let mut authorities = hub.ca.changes();
         loop {
             tokio::select! {
+                Ok(()) = authorities.changed() => self.trust(),
                 batch = source.next() => self.take(batch?),
                 Some(report) = inbox.recv() => self.report(report),
                 () = hub.clients.changed.notified() => self.acknowledged(),
@@ -298,6 +316,23 @@ impl Engine {
         for (uid, fact) in pods {
             state.stores.facts.set_pod(&uid, Some(fact));
         }
+    }
+
+    /// The roots in force, PEM each.
+    fn roots(&self) -> Vec<String> {
+        self.hub.ca.now().roots.iter().map(|root| root.pem.clone()).collect()
+    }
+
+    /// Takes the roots in force before anything else is known.
+    fn begin_with(&self, roots: Vec<String>) {
+        let mut state = self.hub.state.write().unwrap_or_else(PoisonError::into_inner);
+        state.stores.facts.set_roots(roots);
+    }
+
+    /// Takes the roots in force.
+    fn trust(&mut self) {
+        let roots = self.roots();
+        self.write(|state| state.stores.facts.set_roots(roots).into_iter().collect());
     }
 
     /// Takes what an agent says, keeps it, and answers.
@@ -336,6 +371,9 @@ impl Engine {
             }
             let changed = state.graph.run(&state.stores, &hub.mesh, &touched);
             let revision = state.published.update(&state.graph.table, &changed);
+            if changed.iter().any(|key| matches!(key, OutputKey::Config(Family::Roots, _))) {
+                state.roots_at = revision;
+            }
             if touched.iter().any(is_about_gateways) {
                 state.gateways = gateways(&state.stores, &hub.mesh);
             }

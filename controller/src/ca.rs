@@ -4,11 +4,14 @@
 //!
 //! Owns the rules of `CreateCertificate`: a pod gets its own identity; a trusted node account
 //! gets those of the pods on its own node, and no others. Every issue is logged by its caller
-//! in [`crate::serve`]. Tokens are [`token`]'s, signing is [`sign`]'s, the root is [`root`]'s.
+//! in [`crate::serve`]. Tokens are [`token`]'s, signing is [`sign`]'s, what
+//! signs and is trusted is [`authority`]'s, the own root is [`root`]'s.
 //!
 //! Rule: Istio's `security/pkg/server/ca`. Start at [`authorise`].
 
+pub mod authority;
 pub mod files;
+pub mod ledger;
 pub mod review;
 pub mod root;
 pub mod secret;

@@ -27,6 +27,7 @@ mod logs;
 mod manifest;
 mod mesh;
 mod policies;
+mod rotate;
 mod status;
 pub(crate) mod table;
 mod up;
@@ -63,6 +64,8 @@ enum Verb {
     Exec(exec::ExecArgs),
     /// Let a pod go; its owner makes another.
     Delete(delete::DeleteArgs),
+    /// Replace the mesh's own root certificate while everything runs.
+    RotateRoot(rotate::RotateArgs),
     /// Install the mesh into the cluster of the kubeconfig, or bring it up to date.
     #[command(alias = "upgrade")]
     Install(install::InstallArgs),
@@ -102,6 +105,7 @@ pub fn run() -> ExitCode {
         Verb::Logs(args) => logs::logs(&args),
         Verb::Exec(args) => exec::exec(&args),
         Verb::Delete(args) => delete::delete(&args),
+        Verb::RotateRoot(args) => rotate::rotate(&args),
         Verb::Install(args) => install::install(&args),
         Verb::Manifest(args) => manifest::manifest(&args),
         Verb::Images(args) => images::images(&args),

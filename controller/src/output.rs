@@ -15,6 +15,7 @@ use routing::discovery::{GatewayAddress, GatewayDestination};
 use routing::wire::authorization::NotExpressible;
 use routing::wire::discovery::write_resource;
 use routing::wire::messages::waymark::v1::NodePod;
+use routing::wire::roots::{ROOTS, ROOTS_URL, write_roots};
 
 use crate::graph::TaskId;
 use crate::provision::manifest::Manifest;
@@ -24,6 +25,8 @@ use crate::store::{Key, Name};
 /// The resource families of the delta stream.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Family {
+    /// `istio.mesh.v1alpha1.ProxyConfig`: roots that everybody is to trust.
+    Roots,
     /// `istio.security.Authorization`: policies for sessions.
     Authorization,
     /// `istio.workload.Address`: workloads and services.
@@ -46,7 +49,8 @@ pub enum Family {
 
 impl Family {
     /// Every family, in the order in which they are sent: what is named goes before what names it.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
+        Self::Roots,
         Self::Authorization,
         Self::Address,
         Self::Secret,
@@ -61,6 +65,7 @@ impl Family {
     /// The type URL on the wire.
     pub fn type_url(self) -> &'static str {
         match self {
+            Self::Roots => ROOTS_URL,
             Self::Authorization => "type.googleapis.com/istio.security.Authorization",
             Self::Address => "type.googleapis.com/istio.workload.Address",
             Self::Secret => "type.googleapis.com/waymark.v1.Secret",
@@ -86,6 +91,8 @@ pub enum Resource {
     Plane(Plane),
     /// A pod that belongs in the mesh, for its agent.
     NodePod(NodePod),
+    /// Roots that everybody is to trust, PEM each.
+    Roots(Vec<String>),
 }
 
 impl Resource {
@@ -101,6 +108,7 @@ impl Resource {
             Self::Plane(Plane::BackendTls(_)) => Family::BackendTls,
             Self::Plane(Plane::Secret(_)) => Family::Secret,
             Self::NodePod(_) => Family::NodePod,
+            Self::Roots(_) => Family::Roots,
         }
     }
 
@@ -118,6 +126,7 @@ impl Resource {
             Self::Plane(Plane::BackendTls(one)) => one.name.to_string().into(),
             Self::Plane(Plane::Secret(one)) => one.name.as_str().into(),
             Self::NodePod(pod) => pod.uid.as_str().into(),
+            Self::Roots(_) => ROOTS.into(),
         }
     }
 
@@ -130,6 +139,7 @@ impl Resource {
         match self {
             Self::Plane(resource) => write_resource(resource).map(|(_, _, bytes)| bytes),
             Self::NodePod(pod) => Ok(pod.encode_to_vec()),
+            Self::Roots(roots) => Ok(write_roots(roots)),
         }
     }
 }

@@ -122,10 +122,15 @@ pub struct Settings {
     #[arg(long, default_value = "[::]:15012")]
     pub listen: SocketAddr,
 
-    /// Directory with `root-cert.pem`, `root-key.pem` and `token-key.pem`; what is missing is
-    /// made. For folders only: on Kubernetes the root is a Secret.
+    /// Directory with `root-cert.pem` (all roots to trust), `root-key.pem` (the key of the one
+    /// that signs) and `token-key.pem`; what is missing is made, and what changes acts at once.
+    /// For folders only: on Kubernetes they are Secrets.
     #[arg(long)]
     pub ca_dir: Option<PathBuf>,
+
+    /// File that is kept to hold the roots in force, for proxies of this machine.
+    #[arg(long, requires = "ca_dir")]
+    pub roots_file: Option<PathBuf>,
 
     /// Namespace of this controller on Kubernetes.
     #[arg(long, env = "POD_NAMESPACE", default_value = "istio-system")]

@@ -23,6 +23,7 @@ pub mod node_pod;
 pub mod peer_authentication;
 pub mod pod;
 pub mod reference_grant;
+pub mod roots;
 pub mod route;
 pub mod routes;
 pub mod service;
@@ -108,7 +109,7 @@ impl Translator {
     /// Outputs for the primary object `name`; none if it is not there.
     pub fn run(self, name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
         match self {
-            Self::Mesh => peer_authentication::run_mesh(look),
+            Self::Mesh => [roots::run(look), peer_authentication::run_mesh(look)].concat(),
             Self::Workload => workload::run(name, look),
             Self::NodePod => node_pod::run(name, look),
             Self::Service => service::run(name, look),

@@ -187,6 +187,7 @@ pub(super) fn status(hub: &Hub) -> Value {
         "revision": revision,
         "acknowledged": hub.clients.acknowledged(revision, now),
         "clients": hub.clients.list(now),
+        "ca": super::ca::summary(hub, &state),
         "refused": refused,
         "problems": state.problems,
         "pods": pods(&state, hub),
@@ -229,7 +230,7 @@ pub(super) fn snapshot(hub: &Hub) -> Value {
     let mut resources = Vec::new();
     for family in Family::ALL {
         // Keys stay where they are needed; no decision depends on them.
-        if matches!(family, Family::Secret | Family::NodePod) {
+        if matches!(family, Family::Secret | Family::NodePod | Family::Roots) {
             continue;
         }
         for entry in state.published.all(family) {

@@ -3,6 +3,7 @@
 //! What differs between a folder and Kubernetes: where objects come from, where outputs go.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use kube::Client;
@@ -10,10 +11,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{AppError, Hub, State};
+use crate::ca::authority::Authority;
 use crate::ca::review::{Reviewer, Tokens};
-use crate::ca::root::Root;
-use crate::ca::secret;
 use crate::ca::token::TokenKey;
+use crate::ca::{files, root, secret};
 use crate::lead::dirty::Outbox;
 use crate::lead::{self, Candidate};
 use crate::output::OutputKey;
@@ -107,8 +108,10 @@ impl Sink {
 pub(super) struct Surroundings {
     /// Who knows which tokens are good.
     pub(super) tokens: Tokens,
-    /// The root.
-    pub(super) root: Root,
+    /// What signs.
+    pub(super) authority: Authority,
+    /// Who keeps it up to date.
+    pub(super) keeper: Keeper,
     /// The writers of Kubernetes.
     pub(super) writers: Option<Writers>,
 }
@@ -121,19 +124,72 @@ pub(super) struct Surroundings {
 pub(super) async fn surroundings(settings: &Settings) -> Result<Surroundings, AppError> {
     if let (false, Some(directory)) = (settings.folders.is_empty(), &settings.ca_dir) {
         let tokens = TokenKey::load_or_make(directory).map_err(AppError::Token)?;
-        let root = Root::load_or_make(directory, &settings.trust_domain).map_err(AppError::Root)?;
-        return Ok(Surroundings { tokens: Tokens::Key(tokens), root, writers: None });
+        let authority = root::load_or_make(directory, &settings.trust_domain);
+        return Ok(Surroundings {
+            tokens: Tokens::Key(tokens),
+            authority: authority.map_err(AppError::Root)?,
+            keeper: Keeper::Files(directory.clone()),
+            writers: None,
+        });
     }
     let failed = |error| AppError::Kubernetes(Box::new(error));
     let client = Client::try_default().await.map_err(failed)?;
-    let root = secret::load_or_make(&client, &settings.namespace, &settings.trust_domain);
-    let root = root.await.map_err(AppError::Root)?;
+    let authority = secret::load_or_make(&client, &settings.namespace, &settings.trust_domain);
+    let authority = authority.await.map_err(AppError::Root)?;
     let cluster = Arc::new(Cluster::new(client.clone()));
     Ok(Surroundings {
-        tokens: Tokens::Review(Reviewer::new(client)),
-        root,
+        tokens: Tokens::Review(Reviewer::new(client.clone())),
+        authority,
+        keeper: Keeper::Secrets(client, settings.namespace.clone()),
         writers: Some(Writers { cluster, outbox: Arc::default() }),
     })
+}
+
+/// Who keeps the certificate authority up to date.
+pub(super) enum Keeper {
+    /// It is in files of this directory.
+    Files(PathBuf),
+    /// It is in Secrets of this namespace.
+    Secrets(Client, String),
+}
+
+impl std::fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Files(_) => "Files",
+            Self::Secrets(..) => "Secrets",
+        })
+    }
+}
+
+impl Keeper {
+    /// Follows it, for as long as the future lives.
+    pub(super) async fn run(self, hub: Arc<Hub>) {
+        let in_force = Arc::clone(&hub.ca);
+        match self {
+            Self::Files(directory) => {
+                tokio::join!(root::follow(&directory, in_force), hand_out(&hub));
+            }
+            Self::Secrets(client, namespace) => {
+                Box::pin(secret::follow(client, namespace, in_force)).await;
+            }
+        }
+    }
+}
+
+/// Keeps the file that proxies of this machine read the roots of.
+async fn hand_out(hub: &Hub) {
+    let Some(path) = &hub.settings.roots_file else { return };
+    let mut changes = hub.ca.changes();
+    loop {
+        let bundle = changes.borrow_and_update().bundle();
+        if let Err(error) = files::replace(path, bundle.as_bytes(), false) {
+            tracing::error!(?path, %error, "file of roots not written");
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// The writers of Kubernetes.
@@ -154,7 +210,7 @@ impl Writers {
         let name = &hub.settings.pod_name;
         let mut candidate = Candidate::new(client.clone(), &hub.settings.namespace, name);
         {
-            let (hub, root) = (&hub, hub.root.certificate.clone());
+            let (hub, authorities) = (&hub, hub.ca.changes());
             let all = async {
                 tokio::join!(
                     lead::hold(&mut candidate, &leads),
@@ -176,7 +232,7 @@ impl Writers {
                         Arc::clone(&outbox),
                         leading.clone(),
                     )),
-                    Box::pin(provision::roots::run(client, root, leading.clone())),
+                    Box::pin(provision::roots::run(client, authorities, leading.clone())),
                 )
             };
             tokio::select! {

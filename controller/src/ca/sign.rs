@@ -8,13 +8,14 @@ use std::net::IpAddr;
 
 use rcgen::{
     CertificateParams, CertificateSigningRequestParams, DistinguishedName, ExtendedKeyUsagePurpose,
-    IsCa, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
 };
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use time::{Duration, OffsetDateTime};
 
-use super::root::{Root, SKEW};
+use super::authority::Authority;
+use super::root::SKEW;
 use policy::identity::Identity;
 
 /// Shortest life that is granted.
@@ -40,7 +41,7 @@ pub enum SignError {
 /// A signed leaf.
 #[derive(Clone, Debug)]
 pub struct Signed {
-    /// Leaf, then roots, PEM.
+    /// Leaf, intermediates, and all roots in the last element, PEM.
     pub chain: Vec<String>,
     /// Serial number, hex.
     pub serial: String,
@@ -54,7 +55,7 @@ pub struct Signed {
 ///
 /// See [`SignError`].
 pub fn sign(
-    root: &Root,
+    authority: &Authority,
     request: &str,
     identity: &Identity,
     life: std::time::Duration,
@@ -63,18 +64,38 @@ pub fn sign(
         CertificateSigningRequestParams::from_pem(request).map_err(SignError::Request)?;
     let uri = identity.as_str().try_into().map_err(SignError::Identity)?;
     let mut params = leaf(vec![SanType::URI(uri)], life);
+    params.not_after = params.not_after.min(authority.not_after);
     params.extended_key_usages =
         vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     let serial: [u8; 16] = rand::random();
     params.serial_number = Some(SerialNumber::from_slice(&serial));
     let not_after = params.not_after;
     request.params = params;
-    let certificate = request.signed_by(&root.issuer).map_err(SignError::Sign)?;
+    let certificate = request.signed_by(&authority.issuer).map_err(SignError::Sign)?;
+    let mut chain = vec![certificate.pem()];
+    chain.extend(authority.intermediates.iter().cloned());
+    chain.push(authority.bundle());
     Ok(Signed {
-        chain: vec![certificate.pem(), root.certificate.clone()],
+        chain,
         serial: serial.iter().map(|byte| format!("{byte:02x}")).collect(),
         not_after,
     })
+}
+
+/// A leaf that nobody gets: it shows whether what `issuer` signs is believed.
+///
+/// # Errors
+///
+/// [`SignError::Sign`].
+pub(super) fn probe(
+    issuer: &Issuer<'static, KeyPair>,
+) -> Result<CertificateDer<'static>, SignError> {
+    let key = KeyPair::generate().map_err(SignError::Sign)?;
+    let uri = "spiffe://probe/ns/probe/sa/probe".try_into().map_err(SignError::Identity)?;
+    let mut params = leaf(vec![SanType::URI(uri)], MIN_LIFE);
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let certificate = params.signed_by(&key, issuer).map_err(SignError::Sign)?;
+    Ok(certificate.der().clone())
 }
 
 /// A certificate and key for the server itself.
@@ -83,7 +104,7 @@ pub fn sign(
 ///
 /// See [`SignError`].
 pub fn server(
-    root: &Root,
+    authority: &Authority,
     names: &[String],
 ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), SignError> {
     let mut sans = Vec::new();
@@ -96,11 +117,11 @@ pub fn server(
     let mut params = leaf(sans, std::time::Duration::from_secs(3600 * 24 * 90));
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let key = KeyPair::generate().map_err(SignError::Sign)?;
-    let certificate = params.signed_by(&key, &root.issuer).map_err(SignError::Sign)?;
-    let roots = CertificateDer::pem_slice_iter(root.certificate.as_bytes());
+    params.not_after = params.not_after.min(authority.not_after);
+    let certificate = params.signed_by(&key, &authority.issuer).map_err(SignError::Sign)?;
     let mut chain = vec![certificate.der().clone()];
-    for root in roots {
-        chain.push(root.map_err(SignError::Der)?);
+    for above in &authority.intermediates {
+        chain.push(CertificateDer::from_pem_slice(above.as_bytes()).map_err(SignError::Der)?);
     }
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
     Ok((chain, key))
@@ -122,14 +143,15 @@ fn leaf(sans: Vec<SanType>, life: std::time::Duration) -> CertificateParams {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ca::root;
     use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
     #[test]
     fn only_the_key_of_a_request_is_taken() {
         let dir = tempfile::tempdir().unwrap();
-        let root = Root::load_or_make(dir.path(), "cluster.local").unwrap();
-        let again = Root::load_or_make(dir.path(), "cluster.local").unwrap();
-        assert_eq!(root.certificate, again.certificate, "the root is kept");
+        let root = root::load_or_make(dir.path(), "cluster.local").unwrap();
+        let again = root::load_or_make(dir.path(), "cluster.local").unwrap();
+        assert_eq!(root.bundle(), again.bundle(), "the root is kept");
 
         let key = KeyPair::generate().unwrap();
         let mut asked = CertificateParams::new(vec!["evil.example".into()]).unwrap();

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use http::Method;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::ListParams;
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::api::{ListParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, ResourceExt as _};
 use serde_json::Value;
@@ -98,12 +98,18 @@ fn in_pod() -> bool {
 }
 
 /// The mesh of a cluster.
-#[derive(Debug)]
 pub(super) struct Cluster {
     runtime: Runtime,
+    client: Client,
     asked: Asked,
     /// The cluster, for people.
     pub(super) name: String,
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// The pod that is asked.
@@ -126,15 +132,49 @@ impl Cluster {
         let found = runtime.block_on(async {
             let (client, name) = args.client().await?;
             let asked = Asked::leader(&client, namespace, &name).await?;
-            Ok::<_, Failure>((asked, name))
+            Ok::<_, Failure>((client, asked, name))
         });
-        let (asked, name) = found?;
-        Ok(Self { runtime, asked, name })
+        let (client, asked, name) = found?;
+        Ok(Self { runtime, client, asked, name })
     }
 
     /// What the controller answers at `path`.
     pub(super) fn ask(&self, path: &str) -> Result<Value, Failure> {
         self.runtime.block_on(self.asked.ask(path))?.json()
+    }
+
+    /// What each ready controller answers at `path`.
+    pub(super) fn ask_all(&self, path: &str) -> Result<Vec<Value>, Failure> {
+        self.runtime.block_on(async {
+            let all = Asked::all(&self.client, &self.asked.namespace, &self.name).await?;
+            let mut answers = Vec::with_capacity(all.len());
+            for asked in all {
+                answers.push(asked.ask(path).await?.json()?);
+            }
+            Ok(answers)
+        })
+    }
+
+    /// The Secret `name` beside the controllers, if it is there.
+    pub(super) fn secret(&self, name: &str) -> Result<Option<Secret>, Failure> {
+        let found = self.runtime.block_on(self.secrets().get_opt(name));
+        found.map_err(Failure::from_error)
+    }
+
+    /// Replaces the Secret `name`, if it is still of the version that `next` says.
+    pub(super) fn replace_secret(&self, name: &str, next: &Secret) -> Result<Secret, Failure> {
+        let replaced = self.secrets();
+        let replaced = self.runtime.block_on(replaced.replace(name, &PostParams::default(), next));
+        replaced.map_err(Failure::from_error)
+    }
+
+    /// Namespace of the controllers.
+    pub(super) fn namespace(&self) -> &str {
+        &self.asked.namespace
+    }
+
+    fn secrets(&self) -> Api<Secret> {
+        Api::namespaced(self.client.clone(), &self.asked.namespace)
     }
 }
 

@@ -70,6 +70,14 @@ impl Mesh {
         }
     }
 
+    /// What each controller answers at `path`.
+    pub(super) fn ask_all(&self, path: &str) -> Result<Vec<Value>, Failure> {
+        match self {
+            Self::World(world) => Ok(vec![world.ask_controller(path)?]),
+            Self::Cluster(cluster) => cluster.ask_all(path),
+        }
+    }
+
     /// Which it is, for people.
     pub(super) fn name(&self) -> String {
         match self {

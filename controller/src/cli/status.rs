@@ -57,6 +57,10 @@ pub(super) fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
 fn ills(status: &Value) -> Vec<String> {
     let bad = |problem: &&Value| !flag(problem, "/in_force");
     let mut ills: Vec<String> = items(status, "/problems").filter(bad).map(problem).collect();
+    let refused = text(status, "/ca/refused");
+    if !refused.is_empty() {
+        ills.push(format!("certificate authority, the last good one stays: {refused}"));
+    }
     ills.extend(refusals(status));
     ills.extend(items(status, "/pods").filter_map(pod_ill));
     let newest = number(status, "/revision");
@@ -273,6 +277,14 @@ fn notes(status: &Value) -> Vec<String> {
             text(one, "/pod")
         )
     }));
+    let waiting = texts(status, "/ca/waiting");
+    if !waiting.is_empty() {
+        notes.push(format!("not all roots are trusted yet by {}", waiting.join(", ")));
+    }
+    if number(status, "/ca/oldLeaves") > 0 {
+        let count = number(status, "/ca/oldLeaves");
+        notes.push(format!("{count} certificates are of a root that signs no more"));
+    }
     let older = items(status, "/pods").filter(|pod| number(pod, "/olderConnections") > 0);
     notes.extend(older.map(|pod| {
         format!(

@@ -48,7 +48,7 @@ use super::manifest::{self, LOCAL_FILE};
 use super::plan::image::Images;
 use super::vip::Table;
 use super::{LocalError, UpOptions, dns, netns, paths, relay, vip};
-use crate::ca::root::Root;
+use crate::ca::root;
 use crate::source::folder::is_ours;
 use crate::source::watch::{Edit, Watcher};
 
@@ -94,10 +94,10 @@ async fn serve(
         std::fs::create_dir_all(paths::node(name)).map_err(LocalError::Mount)?;
     }
     vip::setup(&names)?;
-    let root = Root::load_or_make(Path::new(paths::CA), TRUST_DOMAIN)
+    let authority = root::load_or_make(Path::new(paths::CA), TRUST_DOMAIN)
         .map_err(|error| LocalError::Keys(pod::describe(&error)))?;
     let trusted = Path::new(paths::TRUST).join("root-cert.pem");
-    record::write_whole(&trusted, root.certificate.as_bytes()).map_err(LocalError::Mount)?;
+    record::write_whole(&trusted, authority.bundle().as_bytes()).map_err(LocalError::Mount)?;
     let tokens = Tokens::new()?;
     let (told, events) = mpsc::unbounded_channel();
     let outlets = doors(listeners, names, told)?;

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The root certificate in every namespace, as ConfigMap `istio-ca-root-cert`.
+//! The roots in force in every namespace, as ConfigMap `istio-ca-root-cert`.
 //!
-//! Owns: made where it lacks, put right where it differs; only while this controller leads.
+//! Owns: made where it lacks, put right where it differs, changed with the authority; only
+//! while this controller leads.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -18,6 +20,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::apply::MANAGER;
+use crate::ca::authority::Authority;
 
 /// Name of the ConfigMap.
 pub const NAME: &str = "istio-ca-root-cert";
@@ -78,8 +81,12 @@ impl Known {
     }
 }
 
-/// Keeps the root in every namespace for as long as the future lives.
-pub async fn run(client: Client, root: String, mut leads: watch::Receiver<bool>) {
+/// Keeps the roots in force in every namespace for as long as the future lives.
+pub async fn run(
+    client: Client,
+    mut authorities: watch::Receiver<Arc<Authority>>,
+    mut leads: watch::Receiver<bool>,
+) {
     let config = watcher::Config::default().fields(&format!("metadata.name={NAME}"));
     let roots = watcher(Api::<ConfigMap>::all(client.clone()), config).default_backoff();
     let namespaces = Api::<Namespace>::all(client.clone());
@@ -98,12 +105,14 @@ pub async fn run(client: Client, root: String, mut leads: watch::Receiver<bool>)
                 Err(error) => tracing::warn!(%error, "watch of roots failed; it is tried again"),
             },
             changed = leads.changed() => if changed.is_err() { return },
+            changed = authorities.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(RETRY), if failed => {}
         }
         failed = false;
         if !*leads.borrow_and_update() {
             continue;
         }
+        let root = authorities.borrow_and_update().bundle();
         for namespace in known.due(&root) {
             match write(&client, &namespace, &root).await {
                 Ok(()) => {

@@ -11,6 +11,7 @@ use routing::wire::messages::istio::v1::auth::{IstioCertificateRequest, IstioCer
 use tonic::{Request, Response, Status};
 
 use crate::app::Hub;
+use crate::ca::ledger::Leaf;
 use crate::ca::{self, Rules, sign};
 
 /// Path of the gRPC method.
@@ -53,7 +54,8 @@ async fn issue(
     let longest = Duration::from_secs(hub.settings.certificate_ttl);
     let life = if asked.life.is_zero() { longest } else { asked.life.min(longest) };
     let life = life.max(sign::MIN_LIFE.min(longest));
-    let signed = sign::sign(&hub.root, &asked.csr, &identity, life).map_err(|error| {
+    let authority = hub.ca.now();
+    let signed = sign::sign(&authority, &asked.csr, &identity, life).map_err(|error| {
         tracing::warn!(
             pod = caller.pod_name(),
             error = chain(&error),
@@ -65,5 +67,12 @@ async fn issue(
         %identity, pod = caller.pod_name(), node = caller.node.name, serial = signed.serial,
         not_after = %signed.not_after, "certificate issued"
     );
+    let leaf = Leaf {
+        root: authority.signs().to_owned(),
+        trusted: authority.roots.iter().map(|root| root.fingerprint.clone()).collect(),
+        given_at: time::OffsetDateTime::now_utc(),
+        not_after: signed.not_after,
+    };
+    hub.ledger.note(caller, asked.impersonated, leaf);
     Ok(IstioCertificateResponse { cert_chain: signed.chain })
 }

@@ -48,6 +48,8 @@ pub struct Client {
     pub gone: bool,
     /// Its pod was not ready when it came, and it has not acknowledged everything since.
     pub fresh: bool,
+    /// It follows the roots to trust.
+    pub follows_roots: bool,
     /// What it refuses.
     pub refused: Vec<Refusal>,
 }
@@ -59,6 +61,8 @@ pub struct Progress {
     pub acked: u64,
     /// It owes an answer.
     pub waiting: bool,
+    /// It asked for the roots to trust, and refused none.
+    pub follows_roots: bool,
     /// What it refuses.
     pub refused: Vec<Refusal>,
 }
@@ -90,6 +94,8 @@ pub struct Seen {
     pub connected: bool,
     /// It has not answered for too long: nothing waits for it.
     pub silent: bool,
+    /// It is told the roots to trust as they change, and takes them.
+    pub follows_roots: bool,
     /// What it refuses.
     pub refused: Vec<Refusal>,
 }
@@ -137,7 +143,7 @@ impl Clients {
 
     /// Notes how far a client is.
     pub fn progress(&self, id: u64, progress: Progress, now: Instant) {
-        let Progress { acked, waiting, refused } = progress;
+        let Progress { acked, waiting, follows_roots, refused } = progress;
         let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(client) = connected.1.get_mut(&id) else { return };
         let moved = client.acked != acked;
@@ -148,6 +154,7 @@ impl Clients {
             (true, true) => Some(now),
             (true, false) => client.owes_since.or(Some(now)),
         };
+        client.follows_roots = follows_roots;
         client.refused = refused;
         self.changed.notify_one();
     }
@@ -175,6 +182,7 @@ impl Clients {
             acked: client.acked,
             connected: !client.gone,
             silent: self.is_silent(client, now),
+            follows_roots: client.follows_roots,
             refused: client.refused.clone(),
         };
         connected.1.values().map(seen).collect()
@@ -195,12 +203,13 @@ mod tests {
             owes_since: None,
             gone: false,
             fresh: false,
+            follows_roots: false,
             refused: Vec::new(),
         }
     }
 
     fn at(acked: u64, waiting: bool) -> Progress {
-        Progress { acked, waiting, refused: Vec::new() }
+        Progress { acked, waiting, follows_roots: true, refused: Vec::new() }
     }
 
     #[test]

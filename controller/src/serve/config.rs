@@ -149,7 +149,7 @@ impl Published {
         self.families.values().flat_map(BTreeMap::values).filter_map(|entry| {
             match &entry.config.resource {
                 Resource::Plane(plane) => Some(plane),
-                Resource::NodePod(_) => None,
+                Resource::NodePod(_) | Resource::Roots(_) => None,
             }
         })
     }
@@ -207,7 +207,7 @@ fn version(name: &Arc<str>, resource: &Resource) -> Option<Versioned> {
             .iter()
             .filter_map(|range| range.address().map(|ip| format!("{}/{ip}", range.network).into()))
             .collect(),
-        Resource::Plane(_) | Resource::NodePod(_) => Vec::new(),
+        Resource::Plane(_) | Resource::NodePod(_) | Resource::Roots(_) => Vec::new(),
     };
     Some(Versioned { name: Arc::clone(name), version: version.into(), aliases, body: body.into() })
 }

@@ -50,6 +50,7 @@ impl Role {
     /// Tells whether the client may have resources of a family.
     pub fn may_have(&self, family: Family) -> bool {
         match family {
+            Family::Roots => true,
             Family::Address | Family::Authorization => !matches!(self, Self::Agent(_)),
             Family::NodePod => matches!(self, Self::Agent(_)),
             Family::Secret

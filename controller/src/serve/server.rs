@@ -20,6 +20,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
@@ -33,6 +34,7 @@ use super::interest::Role;
 use super::reports::Report;
 use super::session::{QUEUE, Stream};
 use crate::app::Hub;
+use crate::ca::authority::Authority;
 use crate::ca::sign::{self, SignError};
 
 /// Path of the agents' method.
@@ -110,7 +112,7 @@ pub async fn bind(hub: &Hub) -> Result<Server, ServeError> {
 /// The server's own certificate, renewed long before its end.
 struct OwnCertificate {
     names: Vec<String>,
-    current: ArcSwapOption<CertifiedKey>,
+    current: ArcSwapOption<(String, Arc<CertifiedKey>)>,
 }
 
 impl std::fmt::Debug for OwnCertificate {
@@ -121,16 +123,36 @@ impl std::fmt::Debug for OwnCertificate {
 
 impl OwnCertificate {
     fn renew(&self, hub: &Hub) -> Result<(), ServeError> {
-        let (chain, key) = sign::server(&hub.root, &self.names).map_err(ServeError::Certificate)?;
+        let authority = hub.ca.now();
+        let signed = sign::server(&authority, &self.names);
+        let (chain, key) = signed.map_err(ServeError::Certificate)?;
         let provider = rustls::crypto::aws_lc_rs::default_provider();
         let fresh = CertifiedKey::from_der(chain, key, &provider).map_err(ServeError::Tls)?;
-        self.current.store(Some(Arc::new(fresh)));
+        let root = authority.signs().to_owned();
+        self.current.store(Some(Arc::new((root, Arc::new(fresh)))));
         Ok(())
     }
 
+    /// Whether the root of the certificate is among those in force. While it is, clients whose
+    /// file of roots is a little older than `authority` can still connect.
+    fn is_trusted(&self, authority: &Authority) -> bool {
+        let current = self.current.load();
+        let root = current.as_ref().map(|current| current.0.as_str());
+        authority.roots.iter().any(|one| Some(one.fingerprint.as_str()) == root)
+    }
+
     async fn keep_fresh(&self, hub: &Hub) {
+        let mut authorities = hub.ca.changes();
+        let mut tick = tokio::time::interval_at(Instant::now() + RENEWAL, RENEWAL);
         loop {
-            tokio::time::sleep(RENEWAL).await;
+            tokio::select! {
+                _ = tick.tick() => {}
+                Ok(()) = authorities.changed() => {
+                    if self.is_trusted(&authorities.borrow_and_update()) {
+                        continue;
+                    }
+                }
+            }
             if let Err(error) = self.renew(hub) {
                 tracing::error!(error = chain(&error), "own certificate not renewed");
             }
@@ -140,7 +162,7 @@ impl OwnCertificate {
 
 impl ResolvesServerCert for OwnCertificate {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.current.load_full()
+        self.current.load().as_ref().map(|current| Arc::clone(&current.1))
     }
 }
 
@@ -328,6 +350,7 @@ async fn delta(
         owes_since: Some(std::time::Instant::now()),
         gone: false,
         fresh: !ready,
+        follows_roots: false,
         refused: Vec::new(),
     };
     let id = hub.clients.connect(client).ok_or_else(|| {

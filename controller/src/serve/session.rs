@@ -189,9 +189,13 @@ impl Stream {
             name: rejected.name.to_string(),
             reason: rejected.reason.to_string(),
         });
+        let roots = Family::Roots.type_url();
+        let refuses = self.session.rejections().any(|(kind, _)| kind == roots);
+        let follows_roots = self.session.wants_all(roots) && !refuses;
         let progress = Progress {
             acked: self.session.acknowledged(),
             waiting: self.session.is_waiting(),
+            follows_roots,
             refused: refused.collect(),
         };
         self.hub.clients.progress(self.id, progress, Instant::now());

@@ -47,7 +47,7 @@ fn object(family: Family, name: &str) -> Option<Key> {
             let (namespace, host) = (next()?, next()?);
             (Kind::Service, namespace, host.split('.').next()?)
         }
-        Family::Secret | Family::BackendTls | Family::NodePod => return None,
+        Family::Roots | Family::Secret | Family::BackendTls | Family::NodePod => return None,
     };
     Some(Key { kind, name: Name::new(namespace, name) })
 }

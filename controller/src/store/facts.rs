@@ -18,6 +18,8 @@ pub enum FactKey {
     Pod(Arc<str>),
     /// Step of the ordered change of this service or workload.
     Step(Arc<str>),
+    /// Roots that everybody is to trust.
+    Roots,
 }
 
 /// What an agent reports about a pod.
@@ -111,6 +113,7 @@ pub struct Facts {
     pods: HashMap<Arc<str>, PodFact>,
     steps: HashMap<Arc<str>, Step>,
     told: HashMap<Arc<str>, Told>,
+    roots: Vec<String>,
 }
 
 impl Facts {
@@ -153,6 +156,18 @@ impl Facts {
         let uid: Arc<str> = uid.into();
         self.told.insert(Arc::clone(&uid), Told { what, generation, since });
         Some(ReadKey::Fact(FactKey::Step(uid)))
+    }
+
+    /// Roots that everybody is to trust, PEM each; that of new certificates first.
+    pub fn roots(&self) -> &[String] {
+        &self.roots
+    }
+
+    /// Takes the roots; returns the touched key if they changed.
+    pub fn set_roots(&mut self, roots: Vec<String>) -> Option<ReadKey> {
+        let changed = self.roots != roots;
+        self.roots = roots;
+        changed.then_some(ReadKey::Fact(FactKey::Roots))
     }
 
     /// The pod with this UID is gone.

@@ -90,6 +90,12 @@ impl<'a> Lookup<'a> {
         self.stores.facts.told(uid)
     }
 
+    /// Roots that everybody is to trust.
+    pub fn roots(&mut self) -> &'a [String] {
+        self.reads.insert(ReadKey::Fact(FactKey::Roots));
+        self.stores.facts.roots()
+    }
+
     /// Leaves an output as it was, if the translator made it before: what it would be made of
     /// now cannot be served.
     pub fn keep(&mut self, output: OutputKey) {

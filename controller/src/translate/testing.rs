@@ -91,7 +91,7 @@ impl Made {
         self.0.iter().filter_map(|output| match output {
             Output::Config(config) => match &config.resource {
                 Resource::Plane(plane) => Some((plane, &config.scope)),
-                Resource::NodePod(_) => None,
+                Resource::NodePod(_) | Resource::Roots(_) => None,
             },
             Output::Status(_) | Output::Object(_) | Output::Attached(..) => None,
         })

@@ -103,14 +103,18 @@ impl World {
 
     async fn grpc(&self) -> Grpc<Channel> {
         let root = std::fs::read_to_string(self.path("ca/root-cert.pem")).unwrap();
+        let mut grpc = Grpc::new(self.channel(&root).await.unwrap());
+        grpc.ready().await.unwrap();
+        grpc
+    }
+
+    /// A connection of who trusts `root` alone.
+    pub async fn channel(&self, root: &str) -> Result<Channel, tonic::transport::Error> {
         let tls = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(root))
             .domain_name("istiod.istio-system.svc");
         let endpoint = Endpoint::from_shared(format!("https://{}", self.address)).unwrap();
-        let channel = endpoint.tls_config(tls).unwrap().connect().await.unwrap();
-        let mut grpc = Grpc::new(channel);
-        grpc.ready().await.unwrap();
-        grpc
+        endpoint.tls_config(tls).unwrap().connect().await
     }
 
     fn authorised<T>(&self, message: T, token: &str) -> Request<T> {

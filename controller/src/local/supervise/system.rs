@@ -136,6 +136,7 @@ pub(super) fn controller(folder: &Path, beside: &Path) -> Unit {
     command.extend(flag("provision-dir", Path::new(paths::PROVISIONED)));
     command.extend(flag("admin-socket", Path::new(paths::CONTROLLER_SOCKET)));
     command.extend(flag("ca-dir", Path::new(paths::CA)));
+    command.extend(flag("roots-file", &Path::new(paths::TRUST).join("root-cert.pem")));
     command.extend(["--gateway-xds-address".to_owned(), format!("https://{}:15012", FABRIC.v4)]);
     for name in FABRIC.texts() {
         command.extend(["--server-name".to_owned(), name]);
