@@ -181,3 +181,41 @@ fn guards(world: &World) -> usize {
     let output = world.waymark(&["policies"]).map(|output| output.stdout).unwrap_or_default();
     String::from_utf8_lossy(&output).matches("waymark-guard-").count()
 }
+
+#[test]
+fn rotating_the_root_costs_no_request() -> Result<()> {
+    let _turn = turn();
+    let world = bookinfo(&[])?;
+    let [before] = roots(&world)?.try_into().map_err(|_| anyhow::anyhow!("one root"))?;
+    let reports = under_load(&world, || {
+        let output = world.waymark(&["rotate-root", "--timeout", "60"])?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.success() && said.contains("step 3 of 3"), "{said}");
+        Ok(())
+    })?;
+    nothing_lost(&reports, "another root");
+    let [after] = roots(&world)?.try_into().map_err(|_| anyhow::anyhow!("one root"))?;
+    ensure!(before != after, "the root is the one of before");
+    ensure!(served_by(&world, "reviews-v"), "and the mesh goes on");
+
+    // A pod that comes now finds everything under the new root.
+    let pod = world.pod("bookinfo", "reviews-v1")?;
+    ensure!(world.waymark(&["delete", "pod", &pod])?.status.success());
+    world.until("version 1 is back", SOON, |world| {
+        world.all_ready() && served_by(world, "reviews-v1")
+    })?;
+    let reports = under_load(&world, || {
+        std::thread::sleep(Duration::from_secs(1));
+        Ok(())
+    })?;
+    nothing_lost(&reports, "after it");
+    Ok(())
+}
+
+/// Fingerprints of the roots in force.
+fn roots(world: &World) -> Result<Vec<String>> {
+    let status = world.json(&["status"])?;
+    let roots = status.pointer("/ca/roots").and_then(|roots| roots.as_array());
+    let each = roots.context("no roots")?.iter();
+    Ok(each.filter_map(|root| root.get("fingerprint")?.as_str().map(str::to_owned)).collect())
+}
