@@ -23,6 +23,8 @@ use crate::ca::authority::{Authority, InForce};
 use crate::ca::ledger::Ledger;
 use crate::ca::review::Tokens;
 use crate::graph::Graph;
+use crate::keys::fetch::Client;
+use crate::keys::{self, Fetched, Pace};
 use crate::output::{Family, Output, OutputKey};
 use crate::provision::Writer;
 use crate::serve::clients::Clients;
@@ -42,6 +44,8 @@ use crate::translate::shape;
 
 /// Reports that wait for the engine.
 const REPORTS: usize = 64;
+/// How long the start waits for the keys of token issuers: proxies that run have them already.
+const FIRST_KEYS: Duration = Duration::from_secs(5);
 /// How often silent clients and waiting steps are looked at.
 const TICK: Duration = Duration::from_millis(500);
 
@@ -126,6 +130,9 @@ pub enum AppError {
     /// The apiserver cannot be reached, or not be asked.
     #[error("apiserver cannot be asked")]
     Kubernetes(#[source] Box<kube::Error>),
+    /// Keys of token issuers cannot be fetched at all.
+    #[error("cannot set up TLS to fetch keys")]
+    Keys(#[source] rustls::Error),
     /// Clients cannot be served.
     #[error("cannot serve")]
     Serve(#[source] crate::serve::server::ServeError),
@@ -144,6 +151,7 @@ pub struct App {
     keeper: Keeper,
     writers: Option<Writers>,
     inbox: mpsc::Receiver<Report>,
+    issuers: Box<keys::Keeper>,
     server: Server,
     admin: crate::admin::Doors,
 }
@@ -185,16 +193,22 @@ pub async fn start(settings: Settings) -> Result<App, AppError> {
             (Source::Folders(Box::new(folders)), writer.map_or(Sink::Nowhere, Sink::Directory))
         }
     };
-    let mut engine = Engine { hub: Arc::clone(&hub), sink };
+    let mut engine = Engine { hub: Arc::clone(&hub), sink, keys_due: false };
     if let Some(path) = hub.settings.state_path() {
         engine.restore(reports::load(&path));
     }
     engine.begin_with(engine.roots());
     let first = Box::pin(source.next()).await?;
     engine.take(first);
+    let client = Client::new().map_err(AppError::Keys)?;
+    let mut issuers = Box::new(keys::Keeper::new(client, Pace::default()));
+    engine.ask_keys(&mut issuers);
+    for fetched in issuers.first(FIRST_KEYS).await {
+        engine.fetched(fetched);
+    }
     let admin = crate::admin::bind(&hub.settings).map_err(AppError::Admin)?;
     let server = crate::serve::server::bind(&hub).await.map_err(AppError::Serve)?;
-    Ok(App { hub, engine, source, keeper, writers, inbox, server, admin })
+    Ok(App { hub, engine, source, keeper, writers, inbox, issuers, server, admin })
 }
 
 impl App {
@@ -221,7 +235,7 @@ impl App {
             tokio::spawn(Box::pin(writers.run(Arc::clone(&self.hub), stopped.clone())))
         });
         let ended = tokio::select! {
-            ended = self.engine.run(self.source, self.inbox) => ended,
+            ended = Box::pin(self.engine.run(self.source, self.inbox, self.issuers)) => ended,
             () = stop => Ok(()),
         };
         serving.abort();
@@ -267,6 +281,8 @@ fn hub(
 struct Engine {
     hub: Arc<Hub>,
     sink: Sink,
+    /// Other keys may be asked for than before.
+    keys_due: bool,
 }
 
 impl Engine {
@@ -274,6 +290,7 @@ impl Engine {
         mut self,
         mut source: Source,
         mut inbox: mpsc::Receiver<Report>,
+        mut issuers: Box<keys::Keeper>,
     ) -> Result<(), AppError> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -284,9 +301,11 @@ impl Engine {
                 Ok(()) = authorities.changed() => self.trust(),
                 batch = source.next() => self.take(batch?),
                 Some(report) = inbox.recv() => self.report(report),
+                Some(fetched) = issuers.next() => self.fetched(fetched),
                 () = hub.clients.changed.notified() => self.acknowledged(),
                 _ = tick.tick() => self.acknowledged(),
             }
+            self.ask_keys(&mut issuers);
         }
     }
 
@@ -307,6 +326,24 @@ impl Engine {
                 });
             }
             touched
+        });
+    }
+
+    /// Lets `issuers` fetch what objects ask for now.
+    fn ask_keys(&mut self, issuers: &mut keys::Keeper) {
+        if std::mem::take(&mut self.keys_due) {
+            let mut state = self.hub.state.write().unwrap_or_else(PoisonError::into_inner);
+            let wanted = keys::wanted(&state.stores);
+            state.stores.facts.retain_keys(|source| wanted.contains_key(source));
+            issuers.want(&wanted);
+        }
+    }
+
+    /// Takes the keys of an issuer, or why there are none.
+    fn fetched(&mut self, fetched: Fetched) {
+        self.write(|state| {
+            let touched = state.stores.facts.set_keys(&fetched.source, fetched.result);
+            touched.into_iter().collect()
         });
     }
 
@@ -369,6 +406,7 @@ impl Engine {
             if touched.is_empty() {
                 return;
             }
+            self.keys_due |= touched.iter().any(is_about_keys);
             let changed = state.graph.run(&state.stores, &hub.mesh, &touched);
             let revision = state.published.update(&state.graph.table, &changed);
             if changed.iter().any(|key| matches!(key, OutputKey::Config(Family::Roots, _))) {
@@ -441,6 +479,13 @@ impl State {
 fn is_about_gateways(key: &ReadKey) -> bool {
     match key {
         ReadKey::Object(key) => matches!(key.kind, Kind::Gateway | Kind::GatewayClass),
+        ReadKey::Index(..) | ReadKey::Fact(_) => false,
+    }
+}
+
+fn is_about_keys(key: &ReadKey) -> bool {
+    match key {
+        ReadKey::Object(key) => key.kind == Kind::RequestAuthentication,
         ReadKey::Index(..) | ReadKey::Fact(_) => false,
     }
 }

@@ -137,6 +137,7 @@ fn tasks_of(key: &Key) -> impl Iterator<Item = TaskId> {
         Kind::BackendTlsPolicy => &[Translator::BackendTls],
         Kind::AuthorizationPolicy => &[Translator::Authorization],
         Kind::PeerAuthentication => &[Translator::PeerAuthentication],
+        Kind::RequestAuthentication => &[Translator::RequestAuthentication],
         Kind::ServiceEntry => &[Translator::ServiceEntry],
         Kind::WorkloadEntry => &[Translator::WorkloadEntry],
         Kind::Namespace

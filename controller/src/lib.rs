@@ -10,8 +10,8 @@
 //! acknowledged; [`status`] lets conditions out once the data plane follows them;
 //! [`provision`] writes the objects that run gateways. On Kubernetes the one that holds the
 //! Lease ([`lead`]) writes. One task owns stores and graph
-//! ([`app`]); all others get finished outputs. [`ca`] signs certificates, [`admin`] answers
-//! the command line.
+//! ([`app`]); all others get finished outputs. [`keys`] fetches the keys of token issuers, [`ca`]
+//! signs certificates, [`admin`] answers the command line.
 
 pub mod admin;
 pub mod api;
@@ -20,6 +20,7 @@ pub mod ca;
 pub mod cli;
 pub mod graph;
 pub mod install;
+pub mod keys;
 pub mod lead;
 pub mod local;
 pub mod metrics;

@@ -35,6 +35,8 @@ pub enum Family {
     Secret,
     /// `waymark.v1.Authorization`: policies for requests.
     RequestAuthorization,
+    /// `waymark.v1.RequestAuthentication`: tokens of end users.
+    RequestAuthentication,
     /// `waymark.v1.BackendTls`.
     BackendTls,
     /// `waymark.v1.Gateway`.
@@ -49,12 +51,13 @@ pub enum Family {
 
 impl Family {
     /// Every family, in the order in which they are sent: what is named goes before what names it.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Roots,
         Self::Authorization,
         Self::Address,
         Self::Secret,
         Self::RequestAuthorization,
+        Self::RequestAuthentication,
         Self::BackendTls,
         Self::Gateway,
         Self::Listener,
@@ -70,6 +73,7 @@ impl Family {
             Self::Address => "type.googleapis.com/istio.workload.Address",
             Self::Secret => "type.googleapis.com/waymark.v1.Secret",
             Self::RequestAuthorization => "type.googleapis.com/waymark.v1.Authorization",
+            Self::RequestAuthentication => "type.googleapis.com/waymark.v1.RequestAuthentication",
             Self::BackendTls => "type.googleapis.com/waymark.v1.BackendTls",
             Self::Gateway => "type.googleapis.com/waymark.v1.Gateway",
             Self::Listener => "type.googleapis.com/waymark.v1.Listener",
@@ -102,6 +106,7 @@ impl Resource {
             Self::Plane(Plane::Workload(_) | Plane::Service(_)) => Family::Address,
             Self::Plane(Plane::Authorization(_)) => Family::Authorization,
             Self::Plane(Plane::GatewayAuthorization(_)) => Family::RequestAuthorization,
+            Self::Plane(Plane::RequestAuthentication(_)) => Family::RequestAuthentication,
             Self::Plane(Plane::Gateway(_)) => Family::Gateway,
             Self::Plane(Plane::Listener(_)) => Family::Listener,
             Self::Plane(Plane::Rule(_)) => Family::Route,
@@ -120,6 +125,7 @@ impl Resource {
             Self::Plane(Plane::Authorization(one) | Plane::GatewayAuthorization(one)) => {
                 one.name.as_str().into()
             }
+            Self::Plane(Plane::RequestAuthentication(one)) => one.name.as_str().into(),
             Self::Plane(Plane::Gateway(one)) => one.name.as_str().into(),
             Self::Plane(Plane::Listener(one)) => one.name.as_str().into(),
             Self::Plane(Plane::Rule(one)) => one.name.to_string().into(),

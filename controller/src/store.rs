@@ -29,7 +29,9 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::api::gateway::{GrpcRoute, HttpRoute, TcpRoute, TlsRoute, UdpRoute};
-use crate::api::istio::{AuthorizationPolicy, PeerAuthentication, ServiceEntry, WorkloadEntry};
+use crate::api::istio::{
+    AuthorizationPolicy, PeerAuthentication, RequestAuthentication, ServiceEntry, WorkloadEntry,
+};
 use facts::{FactKey, Facts};
 use index::Index;
 
@@ -241,6 +243,7 @@ kinds! {
     BackendTlsPolicy, backend_tls, BackendTlsPolicy, "BackendTLSPolicy", "gateway.networking.k8s.io";
     AuthorizationPolicy, authorizations, AuthorizationPolicy, "AuthorizationPolicy", "security.istio.io";
     PeerAuthentication, peer_authentications, PeerAuthentication, "PeerAuthentication", "security.istio.io";
+    RequestAuthentication, request_authentications, RequestAuthentication, "RequestAuthentication", "security.istio.io";
     ServiceEntry, service_entries, ServiceEntry, "ServiceEntry", "networking.istio.io";
     WorkloadEntry, workload_entries, WorkloadEntry, "WorkloadEntry", "networking.istio.io";
 }

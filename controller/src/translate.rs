@@ -23,12 +23,14 @@ pub mod node_pod;
 pub mod peer_authentication;
 pub mod pod;
 pub mod reference_grant;
+pub mod request_authentication;
 pub mod roots;
 pub mod route;
 pub mod routes;
 pub mod service;
 pub mod shape;
 pub mod slice;
+mod targets;
 #[cfg(test)]
 mod testing;
 pub mod waypoint;
@@ -59,6 +61,8 @@ pub enum Translator {
     Authorization,
     /// PeerAuthentications.
     PeerAuthentication,
+    /// RequestAuthentications.
+    RequestAuthentication,
     /// Secrets that Gateways name.
     Secret,
     /// GatewayClasses.
@@ -93,6 +97,7 @@ impl Translator {
             Self::WorkloadEntry => Some(Kind::WorkloadEntry),
             Self::Authorization => Some(Kind::AuthorizationPolicy),
             Self::PeerAuthentication => Some(Kind::PeerAuthentication),
+            Self::RequestAuthentication => Some(Kind::RequestAuthentication),
             Self::Secret => Some(Kind::Secret),
             Self::GatewayClass => Some(Kind::GatewayClass),
             Self::Gateway => Some(Kind::Gateway),
@@ -118,6 +123,7 @@ impl Translator {
             Self::WorkloadEntry => entry::run_workload(name, look),
             Self::Authorization => authorization::run(name, look),
             Self::PeerAuthentication => peer_authentication::run(name, look),
+            Self::RequestAuthentication => request_authentication::run(name, look),
             Self::Secret => certificate::run(name, look),
             Self::GatewayClass => class::run(name, look),
             Self::Gateway => gateway::run(name, look),

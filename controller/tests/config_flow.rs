@@ -177,8 +177,13 @@ fn call(
     roll: u64,
 ) -> Explanation {
     let source = workload(snapshot, from);
-    let question =
-        Question { from: From::Workload { source: &source, to }, http: Some(request), roll };
+    let question = Question {
+        from: From::Workload { source: &source, to },
+        http: Some(request),
+        claims: None,
+        now: 0,
+        roll,
+    };
     explain::ask(&question, snapshot)
 }
 
@@ -213,7 +218,10 @@ fn the_edge_serves_the_routes_and_nothing_else() {
             port: 80,
             sni: None,
         };
-        let answered = explain::ask(&Question { from, http: Some(&parts), roll: 7 }, &snapshot);
+        let answered = explain::ask(
+            &Question { from, http: Some(&parts), claims: None, now: 0, roll: 7 },
+            &snapshot,
+        );
         assert_eq!(arrives(&answered), pod, "{path}: {answered:#?}");
         let status = match &answered.verdict {
             Verdict::Answered(status) => Some(*status),
@@ -237,7 +245,10 @@ fn a_policy_that_selects_the_edge_decides_there_and_says_so() {
     for (client, refused) in [("10.254.0.1", true), ("10.254.0.2", false)] {
         let client: IpAddr = client.parse().unwrap();
         let from = From::Outside { client, gateway: &gateway, at: &at, port: 80, sni: None };
-        let answered = explain::ask(&Question { from, http: Some(&parts), roll: 7 }, &snapshot);
+        let answered = explain::ask(
+            &Question { from, http: Some(&parts), claims: None, now: 0, roll: 7 },
+            &snapshot,
+        );
         assert_eq!(arrives(&answered).is_none(), refused, "{client}: {answered:#?}");
         if refused {
             assert_eq!(answered.verdict, Verdict::Refused(Some(403)));
@@ -254,6 +265,69 @@ fn a_policy_that_selects_the_edge_decides_there_and_says_so() {
         3,
     );
     assert_eq!(arrives(&inside), Some("details-v1-1"), "the waypoint is not selected");
+}
+
+#[test]
+fn a_token_decides_at_the_waypoint_of_the_service_that_is_called() {
+    let mut world = Bookinfo::new();
+    let target = "targetRefs: [{group: '', kind: Service, name: details}]";
+    let set = r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE"}]}"#;
+    world.put(&format!(
+        "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: tokens, namespace: bookinfo}}\nspec: {{{target}, jwtRules: [{{issuer: 'https://i', jwks: '{set}'}}, {{issuer: 'https://keyless', jwksUri: 'https://keyless/keys'}}]}}\n---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: joe, namespace: bookinfo}}\nspec: {{{target}, rules: [{{from: [{{source: {{requestPrincipals: ['https://i/joe']}}}}]}}, {{when: [{{key: 'request.auth.claims[groups]', values: [admin]}}]}}]}}\n",
+    ));
+    let snapshot = world.snapshot();
+    let parts = request("GET", "/details/0");
+    let source = workload(&snapshot, "productpage-v1");
+    let cases = [
+        // claims, answer, who decided
+        (
+            Some(serde_json::json!({"iss": "https://i", "sub": "joe"})),
+            None,
+            "policy bookinfo/joe rule 0",
+        ),
+        (
+            Some(serde_json::json!({"iss": "https://i", "groups": ["admin"]})),
+            None,
+            "policy bookinfo/joe rule 1",
+        ),
+        (
+            Some(serde_json::json!({"iss": "https://i", "sub": "ann"})),
+            Some(403),
+            "policy bookinfo/joe",
+        ),
+        (Some(serde_json::json!({"iss": "https://other"})), Some(401), "policy bookinfo/tokens"),
+        (Some(serde_json::json!({"iss": "https://keyless"})), Some(401), "policy bookinfo/tokens"),
+        (None, Some(403), "policy bookinfo/joe"),
+    ];
+    for (claims, answer, by) in cases {
+        let read = claims.clone().map(|claims| {
+            let serde_json::Value::Object(all) = claims else { panic!("an object") };
+            policy::jwt::Claims::new(all, &[] as &[&str])
+        });
+        let from = From::Workload { source: &source, to: world.service("details") };
+        let question =
+            Question { from, http: Some(&parts), claims: read.as_ref(), now: 0, roll: 7 };
+        let answered = explain::ask(&question, &snapshot);
+        let status = match &answered.verdict {
+            Verdict::Refused(status) => *status,
+            Verdict::Answered(_) | Verdict::Arrives { .. } | Verdict::Leaves(_) => None,
+        };
+        assert_eq!(status, answer, "{claims:?}: {answered:#?}");
+        assert_eq!(arrives(&answered).is_some(), answer.is_none(), "{claims:?}: {answered:#?}");
+        let decided = answered.steps.iter().any(|step| step.decided_by.as_deref() == Some(by));
+        assert!(decided, "{claims:?}, wanted {by}: {answered:#?}");
+    }
+    // A token in the head is read as at a gateway, but for its signature.
+    let expired = "eyJhbGciOiJFZERTQSJ9.eyJpc3MiOiJodHRwczovL2kiLCJzdWIiOiJqb2UiLCJleHAiOjF9.AA";
+    let mut parts = request("GET", "/details/0");
+    parts.headers.insert("authorization", format!("Bearer {expired}").parse().unwrap());
+    for (now, answer) in [(60, None), (1000, Some(401))] {
+        let from = From::Workload { source: &source, to: world.service("details") };
+        let question = Question { from, http: Some(&parts), claims: None, now, roll: 7 };
+        let answered = explain::ask(&question, &snapshot);
+        let refused = Verdict::Refused(answer);
+        assert_eq!(answered.verdict == refused, answer.is_some(), "{now}: {answered:#?}");
+    }
 }
 
 #[test]

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, SystemTime};
 
-use policy::authz::Denied;
+use policy::authz::{Denied, PolicyName};
 use routing::gateway::LogFormat;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -82,6 +82,8 @@ pub(crate) struct Entry<'a> {
     pub(crate) detail: &'a str,
     /// The policy that refused.
     pub(crate) denied: Option<&'a Denied>,
+    /// The RequestAuthentication that refused a token.
+    pub(crate) authentication: Option<&'a PolicyName>,
     /// Why there was no connection to a backend.
     pub(crate) failure: Option<&'a str>,
     pub(crate) received: u64,
@@ -129,10 +131,11 @@ impl Entry<'_> {
 
     /// The policy that refused, after the detail.
     fn write_denied(&self, line: &mut String) -> fmt::Result {
-        match self.denied {
-            Some(Denied::Rule(by)) => write!(line, "[{}-rule[{}]]", by.policy, by.rule),
-            Some(denied) => write!(line, "[{}]", denied.policy()),
-            None => Ok(()),
+        match (self.denied, self.authentication) {
+            (Some(Denied::Rule(by)), _) => write!(line, "[{}-rule[{}]]", by.policy, by.rule),
+            (Some(denied), _) => write!(line, "[{}]", denied.policy()),
+            (None, Some(name)) => write!(line, "[{name}]"),
+            (None, None) => Ok(()),
         }
     }
 
@@ -209,7 +212,6 @@ mod tests {
     use std::sync::mpsc::channel;
 
     use super::*;
-    use policy::authz::PolicyName;
 
     /// A request that a policy refused.
     pub(super) fn refused(denied: &Denied) -> Entry<'_> {
@@ -229,6 +231,7 @@ mod tests {
             flag: Flag::Denied,
             detail: "rbac_access_denied_matched_policy",
             denied: Some(denied),
+            authentication: None,
             failure: None,
             received: 0,
             sent: 19,

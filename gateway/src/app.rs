@@ -43,8 +43,9 @@ use crate::worker::{Connections, Shared, Worker};
 const CERTIFICATE_LIFE: Duration = Duration::from_secs(24 * 3600);
 
 /// What the gateway asks the controller for: what refuses comes before what serves.
-const KINDS: [Kind; 7] = [
+const KINDS: [Kind; 8] = [
     Kind::GatewayAuthorization,
+    Kind::RequestAuthentication,
     Kind::Secret,
     Kind::BackendTls,
     Kind::Gateway,

@@ -3,13 +3,14 @@
 //! One request and its response, from head to log line.
 //!
 //! Owns the order of the steps; each is one call into a file below:
-//! *match → admit → edit → choose → carry → finish*. A request loads the
+//! *authenticate → match → admit → edit → choose → carry → finish*. A request loads the
 //! snapshot once and keeps it to its end. A [`Refusal`] anywhere becomes the
 //! answer, unless the response has begun.
 //!
 //! Start at [`run`].
 
 mod admit;
+mod authenticate;
 mod carry;
 mod choose;
 mod edit;
@@ -18,6 +19,7 @@ mod forwarded;
 mod match_route;
 mod mirror;
 
+use std::cell::OnceCell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,6 +29,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use policy::authz::Target;
 use policy::identity::Identity;
+use policy::jwt::Claims;
 use policy::peer::Peer;
 use routing::discovery::{Service, Workload};
 use routing::filter::Reply;
@@ -107,6 +110,8 @@ pub(crate) struct Asked<'a> {
     /// True if it is a gRPC call.
     pub(crate) grpc: bool,
     pub(crate) started: Instant,
+    /// What the request's token proves, if it has one.
+    pub(crate) claims: OnceCell<Claims>,
     /// The span of the request, if its trace is sampled.
     pub(crate) span: Option<RequestSpan>,
 }
@@ -136,6 +141,7 @@ pub(crate) async fn run(worker: &Rc<Worker>, arrival: &Arrival, down: &mut Downs
         remote: forwarded::remote(&down.head().headers, arrival.peer.address.ip(), trusted),
         grpc: is_grpc(down.head()),
         started: Instant::now(),
+        claims: OnceCell::new(),
         span: worker.shared.traces.begin(&down.head().headers, worker.roll()),
     };
     let mut record = Record::new(SystemTime::now());
@@ -156,11 +162,16 @@ async fn attempt<'a>(
     down: &mut Downstream,
     record: &mut Record<'a>,
 ) -> Result<(), Ending> {
-    let matched = match_route::match_route(asked, &Head::of(down.head()))?;
-    record.rule = matched.rule;
-    record.service = matched.service;
-    let permit = admit::admit(asked.loaded, asked.arrival, asked.remote, down.head())
-        .map_err(Refusal::Denied)?;
+    let proven = authenticate::authenticate(asked, down);
+    let matched = match_route::match_route(asked, &Head::of(down.head()));
+    if let Ok(matched) = &matched {
+        record.rule = matched.rule;
+        record.service = matched.service;
+    }
+    // A bad token comes before a missing route, as with Istio's order of filters.
+    proven?;
+    let matched = matched?;
+    let permit = admit::admit(asked.loaded, asked, down.head()).map_err(Refusal::Denied)?;
     let mut plan = edit::plan(asked, &matched, down.head())?;
     let backend = choose::backend(asked, &permit, &matched)?;
     plan.add(asked, &matched, backend.filters(), down.head())?;
@@ -181,12 +192,17 @@ async fn end(asked: &Asked<'_>, down: &mut Downstream, ending: Ending, record: &
     let (head, body) = match ending {
         Ending::Refused(refusal) => {
             let answer = refusal.answer();
+            let challenged = matches!(refusal, Refusal::Token { .. });
             record.refused(refusal);
             if down.started() {
                 // Too late for an answer: the connection, or stream, is cut off.
                 return;
             }
-            refusal_head(asked.grpc, &answer)
+            let (mut head, body) = refusal_head(asked.grpc, &answer);
+            if challenged {
+                authenticate::challenge(down.head(), asked.arrival.is_secure(), &mut head);
+            }
+            (head, body)
         }
         Ending::Reply(reply) => (reply_head(&reply), Bytes::new()),
     };

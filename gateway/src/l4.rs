@@ -188,6 +188,7 @@ impl<'a> Session<'a> {
             flag: answer.map_or(Flag::None, |answer| answer.flag),
             detail: answer.map_or("-", |answer| answer.detail),
             denied: refusal.and_then(Refusal::denied),
+            authentication: None,
             failure,
             received: self.received.get(),
             sent: self.sent.get(),

@@ -12,8 +12,10 @@
 //!    and checks what they ask for.
 //! 3. `http/serve.rs` reads a head through Pingora and calls `exchange.rs`, which
 //!    loads the snapshot (`state.rs`) once and takes these steps:
-//! 4. `exchange/match_route.rs`: head → rule, by `routing::table`; none: 404.
-//! 5. `exchange/admit.rs`: peer and head → `Permit`, by `policy::authz`; no: 403.
+//! 4. `exchange/authenticate.rs`: tokens of end users → claims, by `policy::jwt` with the keys of
+//!    `jwt.rs`; a bad token: 401. `exchange/match_route.rs`: head → rule, by `routing::table`;
+//!    none: 404.
+//! 5. `exchange/admit.rs`: peer, head and claims → `Permit`, by `policy::authz`; no: 403.
 //! 6. `exchange/edit.rs`: filters → edits, or an answer (redirect, preflight).
 //!    `exchange/forwarded.rs` tells the backend where the request came from.
 //! 7. `exchange/choose.rs`: permit → backend, then one endpoint after another.
@@ -33,6 +35,7 @@ pub mod app;
 mod dial;
 mod exchange;
 pub mod http;
+mod jwt;
 mod l4;
 mod listen;
 pub mod metrics;

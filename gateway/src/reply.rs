@@ -13,7 +13,8 @@
 use std::sync::Arc;
 
 use http::StatusCode;
-use policy::authz::Denied;
+use policy::authz::{Denied, PolicyName};
+use policy::jwt::InvalidToken;
 use routing::discovery::ServiceKey;
 use routing::l4;
 
@@ -32,6 +33,15 @@ pub enum Refusal {
     /// A policy says no.
     #[error("refused by policy")]
     Denied(#[source] Denied),
+    /// A token of the request is bad.
+    #[error("refused by RequestAuthentication {policy}")]
+    Token {
+        /// The RequestAuthentication that reads it.
+        policy: PolicyName,
+        /// What is wrong with it.
+        #[source]
+        why: InvalidToken,
+    },
     /// A filter does not resolve, or gave no usable host or path.
     #[error("a filter of the rule cannot be applied: {0}")]
     Filter(Arc<str>),
@@ -114,6 +124,8 @@ pub enum GrpcCode {
     Internal,
     /// 14.
     Unavailable,
+    /// 16.
+    Unauthenticated,
 }
 
 impl GrpcCode {
@@ -127,6 +139,7 @@ impl GrpcCode {
             Self::Unimplemented => "12",
             Self::Internal => "13",
             Self::Unavailable => "14",
+            Self::Unauthenticated => "16",
         }
     }
 }
@@ -198,6 +211,17 @@ impl Refusal {
                 "rbac_access_denied_matched_policy",
                 "RBAC: access denied",
             ),
+            // An audience is refused with 403: Envoy's `jwt_authn`.
+            Self::Token { why: InvalidToken::Audience, .. } => (
+                S::FORBIDDEN,
+                G::PermissionDenied,
+                Flag::Denied,
+                InvalidToken::Audience.detail(),
+                InvalidToken::Audience.as_str(),
+            ),
+            Self::Token { why, .. } => {
+                (S::UNAUTHORIZED, G::Unauthenticated, Flag::Denied, why.detail(), why.as_str())
+            }
             Self::Filter(_) => {
                 (S::INTERNAL_SERVER_ERROR, G::Unknown, Flag::NoRoute, "filter_invalid", "")
             }
@@ -280,21 +304,28 @@ impl Refusal {
     pub fn denied(&self) -> Option<&Denied> {
         if let Self::Denied(denied) = self { Some(denied) } else { None }
     }
+
+    /// The RequestAuthentication that refused a token, if one did.
+    pub fn authentication(&self) -> Option<&PolicyName> {
+        if let Self::Token { policy, .. } = self { Some(policy) } else { None }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use policy::authz::PolicyName;
 
     #[test]
     fn refusals_have_the_statuses_that_clients_expect() {
         let key: ServiceKey = "ns/svc.ns.svc.cluster.local".parse().unwrap();
         let denied = Denied::NotAllowed(PolicyName::new("ns", "p"));
+        let token = |why| Refusal::Token { policy: PolicyName::new("ns", "p"), why };
         let cases = [
             (Refusal::NoRoute, 404, "12", "NR"),
             (Refusal::Misdirected, 421, "2", "NR"),
             (Refusal::Denied(denied), 403, "7", "DENY"),
+            (token(InvalidToken::Expired), 401, "16", "DENY"),
+            (token(InvalidToken::Audience), 403, "7", "DENY"),
             (Refusal::NoBackend(routing::split::NoBackend::None), 500, "2", "NR"),
             (Refusal::UnknownService(key.clone()), 500, "2", "NR"),
             (Refusal::NoEndpoint(key), 503, "14", "UH"),

@@ -17,6 +17,7 @@ use routing::serving::{Serving, targets};
 use routing::snapshot::Snapshot;
 use tokio::sync::watch;
 
+use crate::jwt::Authenticators;
 use crate::settings::Settings;
 
 /// A snapshot, and what this process makes of it.
@@ -28,6 +29,7 @@ pub(crate) struct Loaded {
     /// The Gateway that this process serves.
     pub(crate) gateway: GatewayName,
     targets: Vec<Target>,
+    authenticators: Arc<Authenticators>,
 }
 
 impl Loaded {
@@ -39,6 +41,11 @@ impl Loaded {
     /// What policies over all requests of this gateway point at: itself, and its class.
     pub(crate) fn targets(&self) -> impl Iterator<Item = &Target> {
         self.targets.iter()
+    }
+
+    /// Which tokens of end users are taken, with the keys that sign them.
+    pub(crate) fn authenticators(&self) -> &Authenticators {
+        &self.authenticators
     }
 
     /// Proxies in front of this gateway whose forwarding headers are believed.
@@ -94,6 +101,7 @@ impl State {
             own: Arc::clone(&stand_in),
             gateway: settings.gateway.clone(),
             targets: Vec::new(),
+            authenticators: Arc::default(),
         };
         Self { loaded: ArcSwap::from_pointee(loaded), revisions: watch::Sender::new(0), stand_in }
     }
@@ -111,14 +119,19 @@ impl State {
     /// Takes `snapshot` into use: every request from now on sees it.
     pub(crate) fn swap(&self, snapshot: Snapshot) {
         let revision = snapshot.revision;
-        let gateway = self.loaded.load().gateway.clone();
+        let old = self.loaded.load();
+        let gateway = old.gateway.clone();
+        let authenticators = old.authenticators.next(&snapshot.serving.authentications);
+        let authenticators =
+            authenticators.map_or_else(|| Arc::clone(&old.authenticators), Arc::new);
         let own = self.own(&snapshot);
         let known = snapshot.serving.gateway(&gateway);
         let targets = match known {
             Some(known) => targets::of_gateway(known).to_vec(),
             None => vec![Target::Gateway(gateway.as_str().into())],
         };
-        self.loaded.store(Arc::new(Loaded { snapshot, own, gateway, targets }));
+        let loaded = Loaded { snapshot, own, gateway, targets, authenticators };
+        self.loaded.store(Arc::new(loaded));
         self.revisions.send_replace(revision);
     }
 

@@ -18,7 +18,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-pub use clause::{Clause, Field, HeaderField, Match, Rule};
+pub use clause::{ClaimField, Clause, Field, HeaderField, Match, Rule};
 pub use matcher::{AccountMatch, InvalidPattern, PathMatch, PathTemplate, StringMatch};
 pub use permit::{Decision, Denied, Permit};
 

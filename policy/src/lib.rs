@@ -14,6 +14,7 @@
 pub mod authz;
 pub mod duration;
 pub mod identity;
+pub mod jwt;
 pub mod mtls;
 pub mod peer;
 pub mod rate;

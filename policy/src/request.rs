@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, Method};
 
+use crate::jwt::Claims;
 use crate::peer::Peer;
 
 /// One session or request, as rules see it.
@@ -40,6 +41,8 @@ pub struct Http<'a> {
     pub host: &'a str,
     /// Header fields.
     pub headers: &'a HeaderMap,
+    /// What its token proves; none: it has no token.
+    pub claims: Option<&'a Claims>,
 }
 
 impl<'a> Request<'a> {

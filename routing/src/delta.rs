@@ -15,6 +15,7 @@
 use std::sync::Arc;
 
 use policy::authz::{Authorization, PolicyName, Scope, Target};
+use policy::jwt::RequestAuthentication;
 
 use crate::backend::{BackendTls, Secret};
 use crate::discovery::{Change as Place, Service, ServiceKey, Workload};
@@ -42,11 +43,13 @@ pub enum Kind {
     Secret,
     /// Policies over requests.
     GatewayAuthorization,
+    /// Tokens of end users.
+    RequestAuthentication,
 }
 
 impl Kind {
     /// All kinds that make up a snapshot.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Address,
         Self::Authorization,
         Self::Gateway,
@@ -55,6 +58,7 @@ impl Kind {
         Self::BackendTls,
         Self::Secret,
         Self::GatewayAuthorization,
+        Self::RequestAuthentication,
     ];
 
     /// Name of its resources on the discovery stream.
@@ -68,6 +72,7 @@ impl Kind {
             Self::BackendTls => "type.googleapis.com/waymark.v1.BackendTls",
             Self::Secret => "type.googleapis.com/waymark.v1.Secret",
             Self::GatewayAuthorization => "type.googleapis.com/waymark.v1.Authorization",
+            Self::RequestAuthentication => "type.googleapis.com/waymark.v1.RequestAuthentication",
         }
     }
 
@@ -98,6 +103,8 @@ pub enum Resource {
     Secret(Arc<Secret>),
     /// A policy over requests.
     GatewayAuthorization(Arc<Authorization>),
+    /// Which tokens of end users are taken.
+    RequestAuthentication(Arc<RequestAuthentication>),
 }
 
 /// What a policy that cannot be read governs, as far as that could be read.
@@ -189,6 +196,7 @@ fn put(next: &mut Snapshot, resource: Resource) {
         Resource::BackendTls(tls) => next.serving.put_backend_tls(tls),
         Resource::Secret(secret) => next.serving.put_secret(secret),
         Resource::GatewayAuthorization(policy) => next.serving.put_policy(policy),
+        Resource::RequestAuthentication(one) => next.serving.authentications.put(one),
     }
 }
 
@@ -212,6 +220,7 @@ fn gone(next: &mut Snapshot, kind: Kind, name: &str) -> Option<Arc<str>> {
         Kind::BackendTls => with(name, |name| serving.remove_backend_tls(name)),
         Kind::Secret => with(name, |name| serving.remove_secret(name)),
         Kind::GatewayAuthorization => with(name, |name| serving.remove_policy(name)),
+        Kind::RequestAuthentication => with(name, |name| serving.authentications.remove(name)),
     };
     result.err()
 }
@@ -234,6 +243,13 @@ fn unreadable(next: &mut Snapshot, kind: Kind, name: &str, reason: &str, governs
         }
         (Kind::GatewayAuthorization, Governs::Unknown | Governs::Sessions(_)) => {
             next.serving.unreadable_policy(&policy, Vec::new(), reason);
+        }
+        (Kind::RequestAuthentication, governs) => {
+            let targets = match governs {
+                Governs::Requests(targets) => targets,
+                Governs::Unknown | Governs::Sessions(_) => Vec::new(),
+            };
+            next.serving.authentications.unreadable(&policy, targets, reason);
         }
         (
             Kind::Address

@@ -11,12 +11,14 @@
 
 mod request;
 mod session;
+mod token;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use policy::authz::{Denied, Permit};
+use policy::jwt::Claims;
 use policy::peer::Peer;
 
 use crate::balance::Rolls;
@@ -33,6 +35,10 @@ pub struct Question<'a> {
     pub from: From<'a>,
     /// The request on it; none asks about the connection alone.
     pub http: Option<&'a http::request::Parts>,
+    /// What a good token of the request proves; none: its token is the one that its head has.
+    pub claims: Option<&'a Claims>,
+    /// The time, in seconds since 1970: tokens expire.
+    pub now: u64,
     /// The chance that decides among equals.
     pub roll: u64,
 }
@@ -85,6 +91,8 @@ pub enum Topic {
     Way,
     /// The listener of a gateway.
     Listener,
+    /// The token of an end user, at a gateway.
+    Token,
     /// Policies over requests, at a gateway.
     RequestPolicy,
     /// The rule of a route.
@@ -104,6 +112,7 @@ impl fmt::Display for Topic {
             Self::Destination => "destination",
             Self::Way => "way",
             Self::Listener => "listener",
+            Self::Token => "token",
             Self::RequestPolicy => "request policy",
             Self::Route => "route",
             Self::Filters => "filters",
@@ -162,6 +171,8 @@ pub fn ask(question: &Question<'_>, snapshot: &Snapshot) -> Explanation {
     let mut trace = Trace {
         snapshot,
         http: head.as_ref(),
+        claims: question.claims,
+        now: question.now,
         client: question.from.client(),
         rolls: Rolls::new(question.roll),
         steps: Vec::new(),
@@ -199,6 +210,8 @@ type Outcome<T = Verdict> = Result<T, Verdict>;
 struct Trace<'a> {
     snapshot: &'a Snapshot,
     http: Option<&'a http::request::Parts>,
+    claims: Option<&'a Claims>,
+    now: u64,
     /// Address of whoever began it all.
     client: IpAddr,
     rolls: Rolls,

@@ -8,6 +8,7 @@
 //! goes. [`wire`] turns the messages of the control plane into these types and
 //! back; [`stream`] is the protocol that carries them, as state machines.
 
+pub mod authentications;
 pub mod authorizations;
 pub mod backend;
 pub mod balance;

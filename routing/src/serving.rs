@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use policy::authz::{Action, Authorization, PolicyName, Scope, Target};
 
+use crate::authentications::Authentications;
 use crate::backend::{BackendTls, BackendTlsName, Secret};
 use crate::discovery::{ServiceKey, Shards};
 use crate::gateway::Gateway;
@@ -42,6 +43,8 @@ pub struct Serving {
     secrets: Shards<SecretName, Arc<Secret>>,
     policies: Shards<PolicyName, Arc<Authorization>>,
     by_target: Shards<Target, Policies>,
+    /// Which tokens of end users are taken.
+    pub authentications: Authentications,
     /// Policies of which not even the targets could be read: they govern everything.
     everywhere: Policies,
 }

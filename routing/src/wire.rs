@@ -5,6 +5,7 @@
 //! Owns the generated messages and the conversions, one resource family per
 //! file. A resource is taken whole or refused whole, with the exact reason.
 
+pub mod authentication;
 pub mod authorization;
 pub mod backend;
 pub mod ca;

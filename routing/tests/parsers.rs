@@ -108,7 +108,22 @@ fn gateway_resources() {
         system_roots: true,
         ..Default::default()
     };
+    let ed25519 = own::json_web_key::Key::Ed25519(vec![1; 32]);
+    let rule = own::JwtRule {
+        issuer: "https://i".into(),
+        keys: vec![own::JsonWebKey { key: Some(ed25519), ..Default::default() }],
+        places: vec![own::TokenPlace { kind: Some(own::token_place::Kind::Cookie("c".into())) }],
+        ..Default::default()
+    };
+    let gateway_class = own::authorization_target::Kind::GatewayClass("c".into());
+    let authentication = own::RequestAuthentication {
+        namespace: "default".into(),
+        name: "t".into(),
+        targets: vec![own::AuthorizationTarget { kind: Some(gateway_class) }],
+        rules: vec![rule],
+    };
     let good = [
+        (Kind::RequestAuthentication, authentication.encode_to_vec()),
         (Kind::Route, route.encode_to_vec()),
         (Kind::Gateway, gateway.encode_to_vec()),
         (Kind::Secret, secret.encode_to_vec()),
@@ -167,5 +182,20 @@ fn authorities() {
     let good = good.map(|text| text.as_bytes().to_vec());
     for seed in 0..20 {
         each(seed, &good, checks::authority);
+    }
+}
+
+#[test]
+fn tokens_and_key_sets() {
+    let part = |text: &str| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text);
+    let header = part(r#"{"alg":"RS256","kid":"k"}"#);
+    let payload = part(r#"{"iss":"https://i","sub":"s","exp":1800000000,"aud":["a","b"]}"#);
+    let good = [format!("{header}.{payload}.{}", part("signature")).into_bytes()];
+    let set = r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE", "alg": "EdDSA"}]}"#;
+    assert!(policy::jwt::Token::parse(str::from_utf8(&good[0]).unwrap()).is_ok());
+    assert!(policy::jwt::Jwks::parse(set.as_bytes()).is_ok());
+    for seed in 0..20 {
+        each(seed, &good, checks::token);
+        each(seed, &[set.as_bytes().to_vec()], checks::key_set);
     }
 }

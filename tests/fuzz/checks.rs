@@ -7,6 +7,7 @@
 //! Each has a judge of its own: what was read, written and read again is the
 //! same, and what was refused left the snapshot as it was.
 
+use policy::jwt::{Algorithm, Jwks, Token};
 use prost::Message;
 use routing::delta::{Change, Kind, Rejected, apply};
 use routing::l4::Authority;
@@ -103,4 +104,29 @@ pub(crate) fn authority(bytes: &[u8]) {
     let Ok(authority) = text.parse::<Authority>() else { return };
     assert_ne!(authority.port(), 0);
     assert_eq!(authority.to_string().parse(), Ok(authority));
+}
+
+/// What passes for a token is three parts of its text, and asks for no algorithm but ours.
+pub(crate) fn token(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else { return };
+    let Ok(token) = Token::parse(text) else { return };
+    let parts: Vec<&str> = text.split('.').collect();
+    let [header, payload, signature] = parts.as_slice() else {
+        unreachable!("{text:?} has three parts")
+    };
+    assert_eq!(token.signed(), format!("{header}.{payload}"));
+    assert_eq!(token.payload(), *payload);
+    // Four characters hold three bytes.
+    assert_eq!(token.signature().len(), signature.len() * 3 / 4, "{text:?}");
+    assert!(Algorithm::ALL.contains(&token.algorithm()));
+}
+
+/// Every key of a set is one that its algorithm can use.
+pub(crate) fn key_set(bytes: &[u8]) {
+    let Ok(set) = Jwks::parse(bytes) else { return };
+    assert!(!set.keys.is_empty());
+    for one in &set.keys {
+        assert!(one.key.is_well_formed(), "{one:?}");
+        assert!(one.algorithm.is_none_or(|algorithm| one.key.fits(algorithm)), "{one:?}");
+    }
 }

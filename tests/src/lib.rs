@@ -20,6 +20,7 @@ pub mod load;
 pub mod mesh;
 pub mod netns;
 pub mod node;
+pub mod tokens;
 pub mod waypoint;
 pub mod wire;
 pub mod world;

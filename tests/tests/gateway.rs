@@ -9,6 +9,7 @@ mod gateway {
     mod failure;
     mod stream;
     mod tls;
+    mod tokens;
     mod waypoint;
 
     use std::net::{IpAddr, SocketAddr};

@@ -8,6 +8,7 @@ use std::time::Instant;
 use base64::Engine as _;
 use k8s_openapi::api::core::v1::Pod;
 use policy::authz::{Action, Authorization, Scope, Target};
+use policy::jwt::RequestAuthentication;
 use routing::delta::Resource as Plane;
 use routing::discovery::{Health, TunnelProtocol, Workload};
 use serde_json::{Value, json};
@@ -153,9 +154,29 @@ pub(super) fn policies(hub: &Hub) -> Value {
             "workloads": listing.collect::<Vec<_>>(),
         })
     };
-    let mut lines: Vec<Value> = found.into_iter().map(line).collect();
+    let tokens = state.published.plane().filter_map(|plane| {
+        let Plane::RequestAuthentication(one) = plane else { return None };
+        Some(token_line(one))
+    });
+    let mut lines: Vec<Value> = found.into_iter().map(line).chain(tokens).collect();
     lines.sort_by_key(|line| line.get("name").map(ToString::to_string));
     json!(lines)
+}
+
+/// A RequestAuthentication as a line among the policies.
+fn token_line(one: &RequestAuthentication) -> Value {
+    let keyless = one.rules.iter().find(|rule| rule.keys.is_empty());
+    json!({
+        "name": one.name.to_string(),
+        "enforcedBy": "gateway",
+        "scope": "targets",
+        "targets": one.targets.iter().map(target_name).collect::<Vec<_>>(),
+        "action": "JWT",
+        "dryRun": false,
+        "unsupported": keyless.map(|rule| format!("tokens of {}, which has no keys", rule.issuer)),
+        "rules": one.rules.len(),
+        "workloads": [],
+    })
 }
 
 fn target_name(target: &Target) -> String {

@@ -5,7 +5,13 @@
 //! Field names and meaning are Istio's; a field that is read but not served is kept, so that
 //! its translator can refuse instead of overlooking it. An unknown field is an error.
 
+mod tokens;
+
 use std::collections::BTreeMap;
+
+pub use tokens::{
+    ClaimToHeader, JwtHeader, JwtRule, RequestAuthentication, RequestAuthenticationSpec,
+};
 
 use kube::CustomResource;
 use schemars::JsonSchema;

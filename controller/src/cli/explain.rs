@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use http::{HeaderName, HeaderValue, Method};
+use policy::jwt::Claims;
 use routing::explain::{self as engine, Explanation, Verdict};
 use routing::snapshot::Snapshot;
 use serde_json::{Value, json};
@@ -36,7 +37,8 @@ use question::{Asked, Caller};
     waymark explain --from bookinfo/productpage-v1 --to http://ratings.bookinfo:9080/ratings/0\n  \
     waymark explain --from outside --to http://localhost:8080/productpage --header 'end-user: jason'\n  \
     waymark explain --folder examples/bookinfo --from reviews-v2 --to http://ratings:9080/ratings/0\n  \
-    waymark explain --from reviews-v1 --to 10.244.2.2:9080"
+    waymark explain --from reviews-v1 --to 10.244.2.2:9080\n  \
+    waymark explain --from outside --to http://localhost:8080/ --claims '{\"iss\": \"https://issuer.example\", \"sub\": \"joe\"}'"
 )]
 pub(super) struct ExplainArgs {
     /// Who calls: `NAMESPACE/POD`, the beginning of a pod's name, its Deployment, or `outside`.
@@ -51,6 +53,10 @@ pub(super) struct ExplainArgs {
     /// Header of the request, `NAME: VALUE`; may be said more than once.
     #[arg(long = "header", value_name = "NAME: VALUE", value_parser = question::header)]
     headers: Vec<(HeaderName, HeaderValue)>,
+    /// What a good token of the request says, as JSON: `{"iss": "ISSUER", "sub": "SUBJECT"}`. A
+    /// token in a header is read as well; its signature is not checked here.
+    #[arg(long, value_name = "JSON", value_parser = question::claims)]
+    claims: Option<Claims>,
     /// Gateway where a caller from outside comes in, `NAMESPACE/NAME`; the only one by default.
     #[arg(long, value_name = "NAMESPACE/NAME")]
     gateway: Option<String>,

@@ -20,7 +20,7 @@ pub(super) use columns::condition;
 use columns::{Column, NAME, columns};
 
 /// Short names, as in Kubernetes.
-const SHORT: [(&str, &str); 15] = [
+const SHORT: [(&str, &str); 16] = [
     ("po", "Pod"),
     ("svc", "Service"),
     ("no", "Node"),
@@ -34,6 +34,7 @@ const SHORT: [(&str, &str); 15] = [
     ("btlspolicy", "BackendTLSPolicy"),
     ("ap", "AuthorizationPolicy"),
     ("pa", "PeerAuthentication"),
+    ("ra", "RequestAuthentication"),
     ("se", "ServiceEntry"),
     ("we", "WorkloadEntry"),
 ];

@@ -8,7 +8,9 @@
 use kube::CustomResourceExt as _;
 use serde_json::{Value, json};
 
-use crate::api::istio::{AuthorizationPolicy, PeerAuthentication, ServiceEntry, WorkloadEntry};
+use crate::api::istio::{
+    AuthorizationPolicy, PeerAuthentication, RequestAuthentication, ServiceEntry, WorkloadEntry,
+};
 
 /// Older versions that users' manifests name, by group; their form is the same.
 const OLDER: [(&str, &[&str]); 2] =
@@ -19,6 +21,7 @@ pub fn all() -> Vec<Value> {
     let definitions = [
         serde_json::to_value(AuthorizationPolicy::crd()),
         serde_json::to_value(PeerAuthentication::crd()),
+        serde_json::to_value(RequestAuthentication::crd()),
         serde_json::to_value(ServiceEntry::crd()),
         serde_json::to_value(WorkloadEntry::crd()),
     ];
@@ -88,6 +91,7 @@ fn columns(kind: &str) -> Value {
     let own = match kind {
         "AuthorizationPolicy" => vec![column("Action", "string", ".spec.action")],
         "PeerAuthentication" => vec![column("Mode", "string", ".spec.mtls.mode")],
+        "RequestAuthentication" => vec![column("Issuers", "string", ".spec.jwtRules[*].issuer")],
         "ServiceEntry" => vec![
             column("Hosts", "string", ".spec.hosts"),
             column("Location", "string", ".spec.location"),
@@ -96,9 +100,11 @@ fn columns(kind: &str) -> Value {
         "WorkloadEntry" => vec![column("Address", "string", ".spec.address")],
         _ => Vec::new(),
     };
-    let accepted = matches!(kind, "AuthorizationPolicy" | "PeerAuthentication").then(|| {
-        column("Accepted", "string", ".status.conditions[?(@.type==\"Accepted\")].status")
-    });
+    let accepted = ["AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication"]
+        .contains(&kind)
+        .then(|| {
+            column("Accepted", "string", ".status.conditions[?(@.type==\"Accepted\")].status")
+        });
     let age = column("Age", "date", ".metadata.creationTimestamp");
     own.into_iter().chain(accepted).chain([age]).collect()
 }

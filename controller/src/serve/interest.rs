@@ -55,6 +55,7 @@ impl Role {
             Family::NodePod => matches!(self, Self::Agent(_)),
             Family::Secret
             | Family::RequestAuthorization
+            | Family::RequestAuthentication
             | Family::BackendTls
             | Family::Gateway
             | Family::Listener

@@ -151,7 +151,8 @@ impl Stream {
             session.push(family.type_url(), of(family, there), &view, revision)
         };
         let mut responses = Vec::new();
-        let policies = [Family::Authorization, Family::RequestAuthorization];
+        let policies =
+            [Family::Authorization, Family::RequestAuthorization, Family::RequestAuthentication];
         for family in Family::ALL {
             let there = policies.contains(&family).then_some(true);
             responses.extend(push(family, there));

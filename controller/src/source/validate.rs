@@ -58,6 +58,7 @@ pub(super) fn faults(key: &Key, object: &Object) -> Vec<Fault> {
         | Kind::BackendTlsPolicy
         | Kind::AuthorizationPolicy
         | Kind::PeerAuthentication
+        | Kind::RequestAuthentication
         | Kind::ServiceEntry
         | Kind::WorkloadEntry => {}
     }

@@ -43,6 +43,7 @@ fn object(family: Family, name: &str) -> Option<Key> {
         Family::Authorization | Family::RequestAuthorization => {
             (Kind::AuthorizationPolicy, next()?, next()?)
         }
+        Family::RequestAuthentication => (Kind::RequestAuthentication, next()?, next()?),
         Family::Address => {
             let (namespace, host) = (next()?, next()?);
             (Kind::Service, namespace, host.split('.').next()?)
@@ -63,6 +64,7 @@ mod tests {
             (Family::Listener, "ns/gw/http", "Gateway ns/gw"),
             (Family::Gateway, "ns/gw", "Gateway ns/gw"),
             (Family::Authorization, "ns/p", "AuthorizationPolicy ns/p"),
+            (Family::RequestAuthentication, "ns/p", "RequestAuthentication ns/p"),
             (Family::Address, "ns/web.ns.svc.cluster.local", "Service ns/web"),
         ];
         for (family, name, want) in cases {

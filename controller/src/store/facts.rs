@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use policy::jwt::Jwk;
 use routing::discovery::GatewayAddress;
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,26 @@ pub enum FactKey {
     Step(Arc<str>),
     /// Roots that everybody is to trust.
     Roots,
+    /// Keys of an issuer that are fetched.
+    Keys(KeySource),
+}
+
+/// Where keys of an issuer are fetched.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum KeySource {
+    /// A key set is at this URI.
+    Uri(Arc<str>),
+    /// This issuer tells by OpenID Connect discovery where its key set is.
+    Issuer(Arc<str>),
+}
+
+/// What fetching the keys of an issuer has given so far.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct FetchedKeys {
+    /// The last good ones; empty if there never were any.
+    pub keys: Vec<Jwk>,
+    /// Why the last try failed; none: it went well.
+    pub trouble: Option<String>,
 }
 
 /// What an agent reports about a pod.
@@ -114,6 +135,7 @@ pub struct Facts {
     steps: HashMap<Arc<str>, Step>,
     told: HashMap<Arc<str>, Told>,
     roots: Vec<String>,
+    keys: HashMap<KeySource, FetchedKeys>,
 }
 
 impl Facts {
@@ -135,6 +157,39 @@ impl Facts {
     /// What the agent of the pod with this UID is told.
     pub fn told(&self, uid: &str) -> Told {
         self.told.get(uid).copied().unwrap_or_default()
+    }
+
+    /// Keys of an issuer; none: no try has ended yet.
+    pub fn keys(&self, source: &KeySource) -> Option<&FetchedKeys> {
+        self.keys.get(source)
+    }
+
+    /// Takes what a try to fetch keys gave; returns the touched key if that is new.
+    ///
+    /// After a failure the last good keys stay.
+    pub fn set_keys(
+        &mut self,
+        source: &KeySource,
+        fetched: Result<Vec<Jwk>, String>,
+    ) -> Option<ReadKey> {
+        let before = self.keys.get(source);
+        let now = match fetched {
+            Ok(keys) => FetchedKeys { keys, trouble: None },
+            Err(why) => FetchedKeys {
+                keys: before.map(|before| before.keys.clone()).unwrap_or_default(),
+                trouble: Some(why),
+            },
+        };
+        if before == Some(&now) {
+            return None;
+        }
+        self.keys.insert(source.clone(), now);
+        Some(ReadKey::Fact(FactKey::Keys(source.clone())))
+    }
+
+    /// Forgets keys that nobody asks for any more.
+    pub fn retain_keys(&mut self, wanted: impl Fn(&KeySource) -> bool) {
+        self.keys.retain(|source, _| wanted(source));
     }
 
     /// The agent is to be told `what`; returns the touched key if that is new.

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use super::facts::{FactKey, PodFact, Step, Told};
+use super::facts::{FactKey, FetchedKeys, KeySource, PodFact, Step, Told};
 use super::index::Index;
 use super::{Key, Name, ReadKey, Stored, Stores};
 use crate::output::OutputKey;
@@ -94,6 +94,12 @@ impl<'a> Lookup<'a> {
     pub fn roots(&mut self) -> &'a [String] {
         self.reads.insert(ReadKey::Fact(FactKey::Roots));
         self.stores.facts.roots()
+    }
+
+    /// Keys of an issuer that are fetched; none: no try has ended yet.
+    pub fn keys(&mut self, source: &KeySource) -> Option<&'a FetchedKeys> {
+        self.reads.insert(ReadKey::Fact(FactKey::Keys(source.clone())));
+        self.stores.facts.keys(source)
     }
 
     /// Leaves an output as it was, if the translator made it before: what it would be made of

@@ -9,22 +9,19 @@
 //! enforces it refuses all that it selects.
 
 mod admits;
-mod gateways;
+pub(super) mod gateways;
 mod rules;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use gateway_api::experimental::gatewayclasses::GatewayClass;
-use gateway_api::experimental::gateways::Gateway;
-use k8s_openapi::api::core::v1::Service;
 use policy::authz::{Action, Authorization, PolicyName, Scope, Target};
 use routing::delta::Resource as Plane;
 
-use super::shape;
-use super::waypoint::{self, label};
+use super::targets::{Notes, find_targets};
+use super::waypoint::label;
 use crate::api;
-use crate::api::istio::{AuthorizationPolicy, ServiceEntry, TargetRef};
+use crate::api::istio::AuthorizationPolicy;
 use crate::output::{self, Config, Output};
 use crate::settings::Mesh;
 use crate::status::{Body, Condition, Status};
@@ -57,7 +54,7 @@ fn without_targets(
     look: &mut Lookup<'_>,
 ) -> Vec<Output> {
     let mut outputs = Vec::new();
-    let selected = gateways::selected(object, look);
+    let selected = gateways::selected(&name.namespace, object.spec.selector.as_ref(), look);
     let mut at_gateways = Notes::default();
     if !selected.gateways.is_empty() {
         let target = |gateway: &Name| Target::Gateway(gateway.to_string().into());
@@ -109,27 +106,6 @@ fn policy(
     }
 }
 
-/// What is worth telling about a policy.
-#[derive(Debug, Default)]
-struct Notes {
-    /// Reason and message of what makes the policy refuse all that it selects.
-    refused: Option<(&'static str, String)>,
-    /// Reason and message of what takes nothing from it but should be known.
-    noticed: Option<(&'static str, String)>,
-    /// The waypoint that the policy shuts out.
-    waypoint: Option<String>,
-}
-
-impl Notes {
-    fn refuse(&mut self, reason: &'static str, message: &str) {
-        self.refused.get_or_insert_with(|| (reason, message.to_owned()));
-    }
-
-    fn notice(&mut self, reason: &'static str, message: String) {
-        self.noticed.get_or_insert((reason, message));
-    }
-}
-
 fn own_scope(object: &AuthorizationPolicy, look: &Lookup<'_>) -> Scope {
     let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
     let selects = object.spec.selector.as_ref().is_some_and(|s| !s.match_labels.is_empty());
@@ -173,122 +149,9 @@ fn dry_run(object: &AuthorizationPolicy) -> bool {
     matches!(value, Some("true" | "1" | "t" | "T" | "True" | "TRUE"))
 }
 
-/// The things a policy points at; those that are not there are kept and told.
-fn find_targets(
-    name: &Name,
-    refs: &[&TargetRef],
-    look: &mut Lookup<'_>,
-    notes: &mut Notes,
-) -> Vec<Target> {
-    let mut targets = Vec::new();
-    for target in refs {
-        if target.namespace.as_deref().is_some_and(|namespace| *namespace != *name.namespace) {
-            notes.refuse("Invalid", "targetRefs point into the policy's own namespace only");
-        }
-        match (target.group.as_str(), target.kind.as_str()) {
-            ("" | "core", "Service") => service_target(name, target, look, notes, &mut targets),
-            ("networking.istio.io", "ServiceEntry") => {
-                entry_target(name, target, look, notes, &mut targets);
-            }
-            (api::GATEWAY_GROUP, "Gateway") => {
-                let key = format!("{}/{}", name.namespace, target.name);
-                if look.get::<Gateway>(&name.namespace, &target.name).is_none() {
-                    notes.notice("TargetNotFound", format!("Gateway {key} does not exist"));
-                }
-                targets.push(Target::Gateway(key.into()));
-            }
-            (api::GATEWAY_GROUP, "GatewayClass") => {
-                class_target(name, target, look, notes, &mut targets);
-            }
-            (group, kind) => {
-                let text = format!("targetRefs of kind {kind} of group {group:?} are not served");
-                notes.refuse("Invalid", &text);
-            }
-        }
-    }
-    targets
-}
-
-fn service_target(
-    name: &Name,
-    target: &TargetRef,
-    look: &mut Lookup<'_>,
-    notes: &mut Notes,
-    targets: &mut Vec<Target>,
-) {
-    let key = api::service_key(&name.namespace, &target.name);
-    match look.get::<Service>(&name.namespace, &target.name) {
-        None => {
-            let text = format!("Service {}/{} does not exist", name.namespace, target.name);
-            notes.notice("TargetNotFound", text);
-        }
-        Some(object) => {
-            if waypoint::of_service(&object.metadata, look).is_none() {
-                let text = format!(
-                    "Service {}/{} has no waypoint (istio.io/use-waypoint): nothing enforces the policy",
-                    name.namespace, target.name
-                );
-                notes.notice("AncestorNotBound", text);
-            }
-        }
-    }
-    targets.push(Target::Service(key.into()));
-}
-
-fn entry_target(
-    name: &Name,
-    target: &TargetRef,
-    look: &mut Lookup<'_>,
-    notes: &mut Notes,
-    targets: &mut Vec<Target>,
-) {
-    match look.get::<ServiceEntry>(&name.namespace, &target.name) {
-        None => {
-            let text = format!("ServiceEntry {}/{} does not exist", name.namespace, target.name);
-            notes.notice("TargetNotFound", text);
-        }
-        Some(entry) => targets.extend(
-            entry
-                .spec
-                .hosts
-                .iter()
-                .map(|host| Target::Service(format!("{}/{host}", name.namespace).into())),
-        ),
-    }
-}
-
-fn class_target(
-    name: &Name,
-    target: &TargetRef,
-    look: &mut Lookup<'_>,
-    notes: &mut Notes,
-    targets: &mut Vec<Target>,
-) {
-    if *name.namespace != *look.mesh().root_namespace {
-        let text = format!(
-            "targetRefs of kind GatewayClass are for policies of namespace {} only",
-            look.mesh().root_namespace
-        );
-        notes.refuse("Invalid", &text);
-        return;
-    }
-    let known = look.get::<GatewayClass>("", &target.name).is_some();
-    if !known && shape::class(&target.name, look).is_none() {
-        notes.notice("TargetNotFound", format!("GatewayClass {} does not exist", target.name));
-    }
-    targets.push(Target::Class(target.name.as_str().into()));
-}
-
 fn status(name: &Name, object: &AuthorizationPolicy, own: &'static str, notes: Notes) -> Output {
-    let mut conditions: Vec<_> = match (notes.refused, notes.noticed) {
-        (Some((reason, message)), _) | (None, Some((reason, message))) => ["Accepted", own]
-            .map(|kind| Condition::new(kind, false, reason, message.clone()))
-            .into(),
-        (None, None) => ["Accepted", own]
-            .map(|kind| Condition::new(kind, true, "Accepted", "in force".to_owned()).after_ack())
-            .into(),
-    };
-    let shut_out = notes.waypoint;
+    let shut_out = notes.waypoint.clone();
+    let mut conditions = notes.conditions(own);
     conditions.extend(
         shut_out.map(|text| Condition::new("WaypointAdmitted", false, "WaypointRefused", text)),
     );

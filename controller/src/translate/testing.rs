@@ -108,7 +108,8 @@ impl Made {
             | Plane::Listener(_)
             | Plane::BackendTls(_)
             | Plane::Secret(_)
-            | Plane::GatewayAuthorization(_) => None,
+            | Plane::GatewayAuthorization(_)
+            | Plane::RequestAuthentication(_) => None,
         });
         rules.collect()
     }
@@ -123,7 +124,8 @@ impl Made {
             | Plane::Rule(_)
             | Plane::BackendTls(_)
             | Plane::Secret(_)
-            | Plane::GatewayAuthorization(_) => None,
+            | Plane::GatewayAuthorization(_)
+            | Plane::RequestAuthentication(_) => None,
         });
         listeners.collect()
     }
@@ -138,7 +140,8 @@ impl Made {
             | Plane::Listener(_)
             | Plane::Rule(_)
             | Plane::Secret(_)
-            | Plane::GatewayAuthorization(_) => None,
+            | Plane::GatewayAuthorization(_)
+            | Plane::RequestAuthentication(_) => None,
         });
         policies.collect()
     }

@@ -164,6 +164,7 @@ mod tests {
             flag: Flag::None,
             detail: "-",
             denied: None,
+            authentication: None,
             failure: Some("timed \"out\""),
             received: 3,
             sent: 4,

@@ -8,23 +8,22 @@ use policy::authz::{Action, Denied, Permit, Recorded};
 use policy::request::{Http, Request};
 use routing::matching::Head;
 
-use super::Arrival;
+use super::{Arrival, Asked};
 use crate::state::Loaded;
 
-/// Asks the policies of this gateway, and of the service that was called.
+/// Asks the policies of this gateway, and of the service that was called, as `loaded` has them.
 ///
 /// # Errors
 ///
 /// The policy that refuses.
 pub(super) fn admit(
     loaded: &Loaded,
-    arrival: &Arrival,
-    remote: IpAddr,
+    asked: &Asked<'_>,
     head: &http::request::Parts,
 ) -> Result<Permit, Denied> {
-    let host = Head::of(head).host;
-    let http = Http { method: &head.method, path: head.uri.path(), host, headers: &head.headers };
-    decide(loaded, arrival, remote, Some(http))
+    let (host, path, claims) = (Head::of(head).host, head.uri.path(), asked.claims.get());
+    let http = Http { method: &head.method, path, host, headers: &head.headers, claims };
+    decide(loaded, asked.arrival, asked.remote, Some(http))
 }
 
 /// The decision over a request, or over a connection below HTTP.

@@ -276,7 +276,7 @@ async fn withdrawn(asked: &Asked<'_>, head: &http::request::Parts) -> Refusal {
         let loaded = asked.worker.load();
         if loaded.snapshot.revision != decided_at {
             decided_at = loaded.snapshot.revision;
-            if let Err(denied) = admit::admit(&loaded, asked.arrival, asked.remote, head) {
+            if let Err(denied) = admit::admit(&loaded, asked, head) {
                 return Refusal::Denied(denied);
             }
         }

@@ -196,6 +196,7 @@ fn line(
         flag: outcome.flag,
         detail,
         denied: record.refusal.as_ref().and_then(Refusal::denied),
+        authentication: record.refusal.as_ref().and_then(Refusal::authentication),
         failure,
         received: outcome.request_bytes,
         sent: outcome.response_bytes,

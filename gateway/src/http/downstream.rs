@@ -13,8 +13,9 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, Method, StatusCode};
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use pingora_http::RequestHeader;
 
 use super::framing::{BadBody, Decoder, Step};
@@ -64,6 +65,8 @@ pub struct Downstream {
     /// An interim 100 went out.
     continued: bool,
     stage: Stage,
+    /// Fields that were set here: a client cannot have them end at this hop.
+    told: Vec<HeaderName>,
 }
 
 #[derive(Debug)]
@@ -94,7 +97,8 @@ impl Downstream {
             Kind::Http1(request) => request.facts.body == Body::None,
             Kind::Http2(request) => request.facts.body == Body::None,
         };
-        Self { kind, secure, body_read, continued: false, stage: Stage::Waiting }
+        let stage = Stage::Waiting;
+        Self { kind, secure, body_read, continued: false, stage, told: Vec::new() }
     }
 
     /// The checked head: target in origin form without dot segments, exactly one `Host` (from
@@ -102,6 +106,41 @@ impl Downstream {
     #[must_use]
     pub fn head(&self) -> &http::request::Parts {
         self.header()
+    }
+
+    /// Removes all fields of that name from the head; `Host` stays.
+    pub fn remove_header(&mut self, name: &HeaderName) {
+        if name != HOST {
+            self.header_mut().remove_header(name);
+        }
+    }
+
+    /// Sets a field of the head for the backend, replacing all of its name.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Head`] when there are too many fields.
+    pub fn insert_header(&mut self, name: HeaderName, value: HeaderValue) -> Result<(), Error> {
+        self.told.push(name.clone());
+        let set = self.header_mut().insert_header(name, value);
+        set.map_err(|_| Error::Head("too many fields"))
+    }
+
+    /// Adds a field to the head.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Head`] when there are too many fields.
+    pub fn append_header(&mut self, name: HeaderName, value: HeaderValue) -> Result<(), Error> {
+        match self.header_mut().append_header(name, value) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Error::Head("too many fields")),
+        }
+    }
+
+    /// Changes path and query of the head.
+    pub fn set_target(&mut self, target: PathAndQuery) {
+        self.header_mut().set_uri(target.into());
     }
 
     /// What the framing says about the body.
@@ -137,7 +176,8 @@ impl Downstream {
     /// A copy of the head for a backend: without the fields of this hop, to be edited.
     #[must_use]
     pub fn request_head(&self) -> RequestHead {
-        head::for_backend(self.header(), self.facts().upgrade.clone(), self.secure)
+        let upgrade = self.facts().upgrade.clone();
+        head::for_backend(self.header(), upgrade, self.secure, &self.told)
     }
 
     /// Answers with `body` and ends the response.
@@ -317,6 +357,13 @@ impl Downstream {
         match &self.kind {
             Kind::Http1(request) => request.header(),
             Kind::Http2(request) => &request.head,
+        }
+    }
+
+    fn header_mut(&mut self) -> &mut RequestHeader {
+        match &mut self.kind {
+            Kind::Http1(request) => request.header_mut(),
+            Kind::Http2(request) => &mut request.head,
         }
     }
 

@@ -257,13 +257,16 @@ impl Deref for ResponseHead {
 
 /// The copy of a client's head that goes to a backend.
 ///
-/// `te: trailers` stays for HTTP/2 (gRPC servers ask for it); `Upgrade` is put aside.
+/// `te: trailers` stays for HTTP/2 (gRPC servers ask for it); `Upgrade` is put aside. `told` are
+/// fields of ours, which stay although `Connection` may name them.
 pub(super) fn for_backend(
     head: &RequestHeader,
     upgrade: Option<HeaderValue>,
     secure: bool,
+    told: &[HeaderName],
 ) -> RequestHead {
-    let named = named_by_connection(&head.headers);
+    let mut named = named_by_connection(&head.headers);
+    named.retain(|name| !told.contains(name));
     let trailers = head.headers.get_all(TE).iter().any(|value| has_token(value, "trailers"));
     // Without the spelling of names: a second map to copy and keep, for no meaning.
     let mut head = Box::new(RequestHeader::from(head.as_owned_parts()));

@@ -7,12 +7,14 @@
 //! policy's rule are one [`Clause`] each.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 
 use super::answer::Answer;
 use super::matcher::{AccountMatch, PathMatch, StringMatch, host_matches};
+use crate::jwt::{Claims, principal_matches};
 use crate::request::{Http, Request};
 
 /// Matches if all clauses do; without clauses it matches everything.
@@ -84,6 +86,15 @@ pub struct HeaderField {
     pub values: Field<StringMatch>,
 }
 
+/// Values of one claim of the request's token: `request.auth.claims[<name>][<name>]…`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ClaimField {
+    /// Names that lead to it, from the outside in; never empty.
+    pub path: Vec<Arc<str>>,
+    /// Its values, or those of its items.
+    pub values: Field<StringMatch>,
+}
+
 /// Matches if every field that asks something does; if none asks, it matches nothing.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Match {
@@ -111,6 +122,10 @@ pub struct Match {
     pub paths: Field<PathMatch>,
     /// Headers, each at most once.
     pub headers: Vec<HeaderField>,
+    /// Issuer and subject of the request's token, with a slash between.
+    pub request_principals: Field<StringMatch>,
+    /// Claims of the request's token, each at most once.
+    pub claims: Vec<ClaimField>,
 }
 
 impl Match {
@@ -132,7 +147,9 @@ impl Match {
         !(self.hosts.is_empty()
             && self.methods.is_empty()
             && self.paths.is_empty()
-            && self.headers.iter().all(|header| header.values.is_empty()))
+            && self.headers.iter().all(|header| header.values.is_empty())
+            && self.request_principals.is_empty()
+            && self.claims.iter().all(|claim| claim.values.is_empty()))
     }
 
     fn answer(&self, request: &Request<'_>) -> Answer {
@@ -179,7 +196,22 @@ impl Match {
         let headers = self.headers.iter().map(|field| {
             field.values.answer(|want| ask(&|http| header_answer(want, &field.name, http.headers)))
         });
-        here.min(Answer::all_of(headers))
+        here.min(Answer::all_of(headers)).min(self.answer_token(http))
+    }
+
+    /// A request without a token has no principal and no claim.
+    fn answer_token(&self, http: Option<&Http<'_>>) -> Answer {
+        let ask = |test: &dyn Fn(&Claims) -> bool| {
+            http.map_or(Answer::Unknown, |http| Answer::from(http.claims.is_some_and(test)))
+        };
+        let claims = self.claims.iter().map(|field| {
+            field.values.answer(|want| {
+                ask(&|claims| claims.any(&field.path, |text| want.matches(Some(text))))
+            })
+        });
+        self.request_principals
+            .answer(|want| ask(&|claims| principal_matches(want, claims)))
+            .min(Answer::all_of(claims))
     }
 }
 

@@ -67,7 +67,7 @@ fn session(peer: &Peer) -> Request<'_> {
 }
 
 fn get<'a>(peer: &'a Peer, path: &'a str, headers: &'a HeaderMap) -> Request<'a> {
-    let http = Http { method: &Method::GET, path, host: "shop.example:80", headers };
+    let http = Http { method: &Method::GET, path, host: "shop.example:80", headers, claims: None };
     Request { http: Some(http), sni: Some("shop.example"), ..session(peer) }
 }
 
@@ -191,6 +191,50 @@ fn request_fields_match_the_request() {
                 "{name} {action:?}: {got:?}"
             );
         }
+    }
+}
+
+#[test]
+fn token_fields_match_what_the_token_proves() {
+    let principal = |field| Match { request_principals: field, ..Match::default() };
+    let claim = |path: &[&str], values| Match {
+        claims: vec![ClaimField { path: path.iter().map(|name| (*name).into()).collect(), values }],
+        ..Match::default()
+    };
+    let cases = [
+        // name, match, with the token, without any
+        ("principal", principal(any([text("https://i/joe")])), true, false),
+        ("other principal", principal(any([text("https://i/ann")])), false, false),
+        ("any principal", principal(any([text("*")])), true, false),
+        ("no principal", principal(not([text("*")])), false, true),
+        ("claim", claim(&["groups"], any([text("admin")])), true, false),
+        ("other claim", claim(&["groups"], any([text("root")])), false, false),
+        ("nested claim", claim(&["a", "b"], any([text("c*")])), true, false),
+        ("claim not", claim(&["groups"], not([text("admin")])), false, true),
+        ("absent claim not", claim(&["none"], not([text("x")])), true, true),
+        ("audience", claim(&["aud"], any([text("shop")])), true, false),
+    ];
+    let all = serde_json::json!({
+        "iss": "https://i", "sub": "joe", "groups": ["user", "admin"], "a": {"b": "cd"}, "aud": "shop",
+    });
+    let serde_json::Value::Object(all) = all else { panic!("an object") };
+    let claims = crate::jwt::Claims::new(all, &[] as &[&str]);
+    let (peer, headers) = (client(), HeaderMap::new());
+    let plain = get(&peer, "/", &headers);
+    let mut proven = plain;
+    proven.http.as_mut().unwrap().claims = Some(&claims);
+    for (name, field, with, without) in cases {
+        for (request, want) in [(&proven, with), (&plain, without)] {
+            let allow = policy("p", Action::Allow, [one(field.clone())]);
+            assert_eq!(evaluate([&allow], request).is_ok(), want, "ALLOW, {name}");
+            let deny = policy("p", Action::Deny, [one(field.clone())]);
+            assert_eq!(evaluate([&deny], request).is_err(), want, "DENY, {name}");
+        }
+        // A session below HTTP has no answer, so it passes neither.
+        let allow = policy("p", Action::Allow, [one(field.clone())]);
+        assert!(evaluate([&allow], &session(&peer)).is_err(), "ALLOW of a session, {name}");
+        let deny = policy("p", Action::Deny, [one(field)]);
+        assert!(evaluate([&deny], &session(&peer)).is_err(), "DENY of a session, {name}");
     }
 }
 

@@ -150,9 +150,11 @@ impl Trace<'_> {
         session: Session<'_>,
     ) -> Outcome<()> {
         let Session { peer, to, sni } = session;
+        let claims = self.token(at, targets)?;
         let http = self.http.map(|parts| {
             let (host, path) = (Head::of(parts).host, parts.uri.path());
-            Http { method: &parts.method, path, host, headers: &parts.headers }
+            let claims = claims.as_deref();
+            Http { method: &parts.method, path, host, headers: &parts.headers, claims }
         });
         let remote = peer.address.ip();
         let request = Request { peer, remote, destination: to, sni, http };

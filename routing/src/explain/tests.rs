@@ -97,7 +97,7 @@ fn from_client(world: &World, snapshot: &Snapshot, to: &str, path: Option<&str>)
     let source = Arc::new(world.client.clone());
     let from = From::Workload { source: &source, to: to.parse().unwrap() };
     let http = path.map(get);
-    ask(&Question { from, http: http.as_ref(), roll: 1 }, snapshot)
+    ask(&Question { from, http: http.as_ref(), claims: None, now: 0, roll: 1 }, snapshot)
 }
 
 fn from_outside(snapshot: &Snapshot, port: u16, http: &http::request::Parts) -> Explanation {
@@ -105,7 +105,7 @@ fn from_outside(snapshot: &Snapshot, port: u16, http: &http::request::Parts) -> 
     let gateway = "default/ingress".parse().unwrap();
     let client = ip("192.0.2.1");
     let from = From::Outside { client, gateway: &gateway, at: &at, port, sni: None };
-    ask(&Question { from, http: Some(http), roll: 1 }, snapshot)
+    ask(&Question { from, http: Some(http), claims: None, now: 0, roll: 1 }, snapshot)
 }
 
 fn arrives(name: &str, port: u16) -> Verdict {
@@ -308,7 +308,7 @@ fn the_same_roll_gives_the_same_answer() {
     let ask = |roll| {
         let client = ip("192.0.2.1");
         let from = From::Outside { client, gateway: &gateway, at: &at, port: 80, sni: None };
-        follow(&Question { from, http: Some(&http), roll }, &snapshot)
+        follow(&Question { from, http: Some(&http), claims: None, now: 0, roll }, &snapshot)
     };
     let mut ends = std::collections::BTreeMap::<String, u32>::new();
     for roll in 0..100 {

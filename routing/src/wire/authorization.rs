@@ -160,6 +160,8 @@ fn write_match(one: &Match) -> Result<wire::Match, NotExpressible> {
         ("methods", one.methods.is_empty()),
         ("paths", one.paths.is_empty()),
         ("request.headers", one.headers.is_empty()),
+        ("requestPrincipals", one.request_principals.is_empty()),
+        ("request.auth.claims", one.claims.is_empty()),
     ];
     if let Some((name, _)) = requests.iter().find(|(_, empty)| !empty) {
         return Err(NotExpressible(name));

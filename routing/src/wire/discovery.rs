@@ -15,7 +15,7 @@ use super::error::{Names, WireError, chain};
 use super::messages::envoy::service::discovery::v3 as xds;
 use super::messages::{istio, waymark::v1 as own};
 use super::workload::Address;
-use super::{authorization, backend, gateway, listener, route, workload};
+use super::{authentication, authorization, backend, gateway, listener, route, workload};
 use crate::delta::{Change, Governs, Kind, Resource};
 
 /// The changes that a response tells of; none of a kind that is not known here.
@@ -68,6 +68,11 @@ fn governs(kind: Kind, body: &[u8]) -> Governs {
         Kind::GatewayAuthorization => {
             let targets = decode::<own::Authorization>(body)
                 .and_then(|message| authorization::gateway::read_targets(&message));
+            targets.map_or(Governs::Unknown, Governs::Requests)
+        }
+        Kind::RequestAuthentication => {
+            let targets = decode::<own::RequestAuthentication>(body)
+                .and_then(|message| authentication::read_targets(&message));
             targets.map_or(Governs::Unknown, Governs::Requests)
         }
         Kind::Address
@@ -126,6 +131,10 @@ pub fn read_resource(
             let policy = authorization::gateway::read(&decode(body)?)?;
             (policy.name.to_string(), Resource::GatewayAuthorization(Arc::new(policy)))
         }
+        Kind::RequestAuthentication => {
+            let read = authentication::read(&decode(body)?)?;
+            (read.name.to_string(), Resource::RequestAuthentication(Arc::new(read)))
+        }
     })
 }
 
@@ -162,6 +171,10 @@ pub fn write_resource(resource: &Resource) -> Result<Written, NotExpressible> {
         }
         Resource::Secret(one) => {
             (Kind::Secret, one.name.to_string(), backend::write_secret(one).encode_to_vec())
+        }
+        Resource::RequestAuthentication(one) => {
+            let body = authentication::write(one).encode_to_vec();
+            (Kind::RequestAuthentication, one.name.to_string(), body)
         }
         Resource::GatewayAuthorization(one) => written(Kind::GatewayAuthorization, one, |one| {
             Ok(authorization::gateway::write(one)?.encode_to_vec())

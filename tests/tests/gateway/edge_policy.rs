@@ -65,7 +65,7 @@ fn requests_at_the_edge_pass_its_policies_or_nothing() -> anyhow::Result<()> {
             assert_eq!(call(&mesh, path).await?, want, "{path}");
         }
         let unread = Authorization {
-            unsupported: Some("requestPrincipals is not served".into()),
+            unsupported: Some("it asks an external service".into()),
             rules: Vec::new(),
             ..policy("half-read", Action::Allow, Match::default())
         };

@@ -81,7 +81,8 @@ fn is_policy(kind: Kind) -> bool {
         | Kind::Listener
         | Kind::Route
         | Kind::BackendTls
-        | Kind::Secret => false,
+        | Kind::Secret
+        | Kind::RequestAuthentication => false,
     }
 }
 

@@ -10,14 +10,16 @@
 //! Start at [`known`].
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, Service};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use super::{Known, running};
-use crate::cli::Failure;
+use crate::cli::{Failure, complain};
 use crate::graph::Graph;
+use crate::keys::{self, Keeper, Pace};
 use crate::local::address::{self, Pool, ServiceAddresses};
 use crate::local::manifest::{Folders, Object as Local, ObjectKey};
 use crate::local::plan::{self, Load, Owner, PodView, Step};
@@ -29,6 +31,7 @@ use crate::store::facts::{PodFact, PodState};
 use crate::store::lookup::Lookup;
 use crate::store::{Kind, Object, Stores};
 use crate::translate::pod::belongs;
+use crate::translate::request_authentication::in_words;
 
 /// Nodes of a world when nothing else is said.
 const NODES: u8 = 2;
@@ -53,6 +56,7 @@ pub(super) fn known(folder: &Path) -> Result<(Known, Vec<Problem>), Failure> {
         plan.pods(&owner)?;
     }
     plan.enrol();
+    plan.fetch_keys()?;
     let pods: Vec<Value> = plan
         .stores
         .all::<Pod>()
@@ -235,6 +239,31 @@ impl Plan {
             };
             self.stores.facts.set_pod(&uid, Some(fact));
         }
+    }
+
+    /// Fetches the keys that RequestAuthentications name, as the controller would.
+    fn fetch_keys(&mut self) -> Result<(), Failure> {
+        /// So long people wait for an answer.
+        const LIMIT: Duration = Duration::from_secs(5);
+        let wanted = keys::wanted(&self.stores);
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let client = keys::fetch::Client::new().map_err(Failure::from_error)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let fetched = runtime.map_err(Failure::from_error)?.block_on(async {
+            let mut keeper = Keeper::new(client, Pace::default());
+            keeper.want(&wanted);
+            keeper.first(LIMIT).await
+        });
+        for one in fetched {
+            if let Err(why) = &one.result {
+                let from = in_words(&one.source);
+                complain(&format!("no keys from {from}: {why}; their tokens are refused"));
+            }
+            self.stores.facts.set_keys(&one.source, one.result);
+        }
+        Ok(())
     }
 
     /// What proxies would be sent: type and bytes of each resource.

@@ -11,10 +11,12 @@ mod target;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method};
 use policy::identity::Namespace;
+use policy::jwt::Claims;
 use routing::discovery::{AppProtocol, Discovery, Health, NetworkAddress, Service, Workload};
 use routing::explain::{From, Question};
 use routing::gateway::GatewayKind;
@@ -32,6 +34,8 @@ pub(super) struct Asked {
     /// The address that the caller connects to; none for one from outside.
     pub(super) to: Option<SocketAddr>,
     pub(super) http: Option<Parts>,
+    /// What its token is taken to prove.
+    claims: Option<Claims>,
     /// What was taken for granted.
     pub(super) notes: Vec<String>,
     shown: String,
@@ -68,7 +72,8 @@ impl Asked {
                 sni: outside.sni.as_deref(),
             },
         };
-        Question { from, http: self.http.as_ref(), roll }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        Question { from, http: self.http.as_ref(), claims: self.claims.as_ref(), now, roll }
     }
 
     /// The question in one line.
@@ -98,6 +103,13 @@ pub(super) fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     Ok((name, value))
 }
 
+/// Reads the claims of a token.
+pub(super) fn claims(text: &str) -> Result<Claims, String> {
+    let all = serde_json::from_str(text)
+        .map_err(|error| format!("{error}; expected an object, such as {{\"iss\": \"ISSUER\"}}"))?;
+    Ok(Claims::new(all, &[] as &[&str]))
+}
+
 /// Finds what `args` names in `known`.
 pub(super) fn read(args: &ExplainArgs, known: &Known) -> Result<Asked, Failure> {
     let target: Target = args.to.parse().map_err(|error: String| {
@@ -118,7 +130,7 @@ fn inside(args: &ExplainArgs, target: &Target, known: &Known) -> Result<Asked, F
     let source = workload(&args.from, discovery)?;
     let (to, host) = address(target, &source.namespace, discovery)?;
     let mut notes = Vec::new();
-    let described = args.method.is_some() || !args.headers.is_empty();
+    let described = args.method.is_some() || !args.headers.is_empty() || args.claims.is_some();
     let http = if target.tls {
         notes.push("the request is inside TLS: proxies see the connection alone".to_owned());
         None
@@ -138,7 +150,8 @@ fn inside(args: &ExplainArgs, target: &Target, known: &Known) -> Result<Asked, F
     } else {
         format!("{} ({to})", args.to)
     };
-    Ok(Asked { caller: Caller::Workload(source), to: Some(to), http, notes, shown })
+    let (caller, claims) = (Caller::Workload(source), args.claims.clone());
+    Ok(Asked { caller, to: Some(to), http, claims, notes, shown })
 }
 
 /// Whether HTTP is spoken at the Service port of `to`.
@@ -334,7 +347,8 @@ fn outside(args: &ExplainArgs, target: &Target, known: &Known) -> Result<Asked, 
         _ => None,
     };
     let caller = Caller::Outside(Outside { client: args.client, gateway, at, port, sni });
-    Ok(Asked { caller, to: None, http, notes, shown: args.to.clone() })
+    let claims = args.claims.clone();
+    Ok(Asked { caller, to: None, http, claims, notes, shown: args.to.clone() })
 }
 
 /// The gateway of that name, else the only one that lets anyone in.

@@ -65,6 +65,7 @@ fn has_status(kind: Kind) -> bool {
         | Kind::BackendTlsPolicy
         | Kind::AuthorizationPolicy
         | Kind::PeerAuthentication
+        | Kind::RequestAuthentication
         | Kind::ServiceEntry
         | Kind::WorkloadEntry
         | Kind::Service => true,
@@ -129,6 +130,7 @@ fn trim(kind: Kind, value: &mut Value) {
         | Kind::BackendTlsPolicy
         | Kind::AuthorizationPolicy
         | Kind::PeerAuthentication
+        | Kind::RequestAuthentication
         | Kind::WorkloadEntry => {}
     }
 }

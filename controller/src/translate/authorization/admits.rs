@@ -15,7 +15,7 @@ use policy::peer::Peer;
 use policy::request::Request;
 
 use crate::api;
-use crate::api::istio::AuthorizationPolicy;
+use crate::api::istio::{AuthorizationPolicy, Selector};
 use crate::store::index::{self, Index};
 use crate::store::lookup::Lookup;
 use crate::translate::waypoint::{self, Binding};
@@ -28,7 +28,7 @@ pub(super) fn refused_waypoint(
     look: &mut Lookup<'_>,
 ) -> Option<String> {
     let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
-    for found in selected(object, namespace, look) {
+    for found in selected(object.spec.selector.as_ref(), namespace, look) {
         if waypoint::is_gateways_own(&found.metadata) {
             continue;
         }
@@ -59,11 +59,11 @@ pub(super) fn refused_waypoint(
 
 /// The pods of `namespace` that the policy selects.
 pub(super) fn selected(
-    object: &AuthorizationPolicy,
+    selector: Option<&Selector>,
     namespace: &str,
     look: &mut Lookup<'_>,
 ) -> Vec<Arc<Pod>> {
-    let labels = object.spec.selector.as_ref().map(|selector| &selector.match_labels);
+    let labels = selector.map(|selector| &selector.match_labels);
     let first = labels.and_then(|labels| labels.first_key_value());
     let found = match first {
         Some((key, value)) => look.list::<Pod>(Index::Label, &index::label(namespace, key, value)),

@@ -14,7 +14,7 @@ use gateway_api::experimental::gateways::Gateway;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::admits;
-use crate::api::istio::AuthorizationPolicy;
+use crate::api::istio::Selector;
 use crate::api::{self, Role};
 use crate::provision::manifest::{self, Wanted};
 use crate::store::Name;
@@ -25,23 +25,26 @@ use crate::translate::waypoint::label;
 
 /// What a policy without targetRefs selects, as far as gateways go.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(super) struct Selected {
+pub(in crate::translate) struct Selected {
     /// The ingress Gateways whose proxies enforce it.
-    pub(super) gateways: BTreeSet<Name>,
+    pub(in crate::translate) gateways: BTreeSet<Name>,
     /// Their pods are all that it selects: no tunnel is concerned.
-    pub(super) nothing_else: bool,
+    pub(in crate::translate) nothing_else: bool,
 }
 
-/// Finds them: in the policy's namespace, or everywhere for a policy of the root namespace.
-pub(super) fn selected(object: &AuthorizationPolicy, look: &mut Lookup<'_>) -> Selected {
-    let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
+/// Finds them: in the policy's `namespace`, or everywhere for a policy of the root namespace.
+pub(in crate::translate) fn selected(
+    namespace: &str,
+    selector: Option<&Selector>,
+    look: &mut Lookup<'_>,
+) -> Selected {
     let root = *look.mesh().root_namespace == *namespace;
     let within = if root {
         look.list::<Gateway>(Index::All, "")
     } else {
         look.list::<Gateway>(Index::Namespace, namespace)
     };
-    let wanted = object.spec.selector.as_ref().map(|selector| &selector.match_labels);
+    let wanted = selector.map(|selector| &selector.match_labels);
     let wanted = wanted.filter(|labels| !labels.is_empty());
     let mut gateways = BTreeSet::new();
     for gateway in within {
@@ -59,7 +62,7 @@ pub(super) fn selected(object: &AuthorizationPolicy, look: &mut Lookup<'_>) -> S
         // The label that every pod of a Gateway has, and no other.
         Some(wanted) if wanted.contains_key(api::GATEWAY_NAME) => true,
         Some(_) if root => false,
-        Some(_) => admits::selected(object, namespace, look).iter().all(|pod| {
+        Some(_) => admits::selected(selector, namespace, look).iter().all(|pod| {
             let gateway = label(pod.metadata.labels.as_ref(), api::GATEWAY_NAME);
             let same = |own: &Name| {
                 *own.namespace == *namespace && gateway == Some(&*shape::bounded(&own.name))

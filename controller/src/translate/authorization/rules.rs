@@ -8,7 +8,8 @@
 use http::HeaderName;
 use ipnet::IpNet;
 use policy::authz::{
-    AccountMatch, Clause, Field, HeaderField, InvalidPattern, Match, PathMatch, Rule, StringMatch,
+    AccountMatch, ClaimField, Clause, Field, HeaderField, InvalidPattern, Match, PathMatch, Rule,
+    StringMatch,
 };
 
 use crate::api::istio::{AuthorizationPolicy, Operation, Source, When};
@@ -77,7 +78,7 @@ impl Reader<'_> {
     fn source(self, at: &str, source: &Source) -> Read<Match> {
         let jwt = [&source.request_principals, &source.not_request_principals];
         if jwt.iter().any(|list| !list.is_empty()) {
-            return Err(Refused::unsupported(&format!("{at}.requestPrincipals"), "is not served"));
+            self.needs_requests(&format!("{at}.requestPrincipals"))?;
         }
         let remote = [&source.remote_ip_blocks, &source.not_remote_ip_blocks];
         if remote.iter().any(|list| !list.is_empty()) {
@@ -93,6 +94,11 @@ impl Reader<'_> {
             )?,
             source_ips: networks(at, &source.ip_blocks, &source.not_ip_blocks)?,
             remote_ips: networks(at, &source.remote_ip_blocks, &source.not_remote_ip_blocks)?,
+            request_principals: strings(
+                at,
+                &source.request_principals,
+                &source.not_request_principals,
+            )?,
             ..Match::default()
         };
         filled(at, one)
@@ -135,9 +141,21 @@ impl Reader<'_> {
                 self.needs_requests(&key)?;
                 one.remote_ips = networks(&key, any, not)?;
             }
+            "request.auth.principal" => {
+                self.needs_requests(&key)?;
+                one.request_principals = strings(&key, any, not)?;
+            }
+            "request.auth.audiences" => one.claims.push(self.claim(&key, &["aud"], when)?),
+            "request.auth.presenter" => one.claims.push(self.claim(&key, &["azp"], when)?),
             "connection.sni" => {
                 self.needs_requests(&key)?;
                 one.sni = strings(&key, any, not)?;
+            }
+            other if other.starts_with("request.auth.claims") => {
+                let path = claim_path(other).ok_or_else(|| {
+                    Refused::invalid(&key, "wanted request.auth.claims[NAME], or [NAME][NAME]")
+                })?;
+                one.claims.push(self.claim(&key, &path, when)?);
             }
             other => match header_name(other) {
                 Some(Ok(name)) => {
@@ -150,6 +168,13 @@ impl Reader<'_> {
             },
         }
         filled(&key, one)
+    }
+
+    /// Values of the claim at `path` of the request's token.
+    fn claim(self, key: &str, path: &[&str], when: &When) -> Read<ClaimField> {
+        self.needs_requests(key)?;
+        let path = path.iter().map(|name| (*name).into()).collect();
+        Ok(ClaimField { path, values: strings(key, &when.values, &when.not_values)? })
     }
 
     fn accounts(self, at: &str, any: &[String], not: &[String]) -> Read<Field<AccountMatch>> {
@@ -180,6 +205,14 @@ impl Reader<'_> {
 fn header_name(key: &str) -> Option<Result<HeaderName, &'static str>> {
     let name = key.strip_prefix("request.headers[")?.strip_suffix(']')?;
     Some(name.to_ascii_lowercase().parse().map_err(|_| "this is no name of a header"))
+}
+
+/// The names that `request.auth.claims[name][name]…` leads by.
+fn claim_path(key: &str) -> Option<Vec<&str>> {
+    let inner = key.strip_prefix("request.auth.claims[")?.strip_suffix(']')?;
+    let path: Vec<&str> = inner.split("][").collect();
+    let legal = |name: &&str| !name.is_empty() && !name.contains(['[', ']']);
+    path.iter().all(legal).then_some(path)
 }
 
 /// A match that asks nothing would match nothing: surely not what was meant.
@@ -254,11 +287,20 @@ mod tests {
             (request("methods"), true, false),
             (request("notHosts"), true, false),
             (source("remoteIpBlocks"), true, false),
-            (source("requestPrincipals"), true, true),
+            (source("requestPrincipals"), true, false),
+            (source("notRequestPrincipals"), true, false),
             (source("ipBlocks"), false, false),
             (when("request.headers[x-a]"), true, false),
             (when("connection.sni"), true, false),
-            (when("request.auth.claims[iss]"), true, true),
+            (when("request.auth.principal"), true, false),
+            (when("request.auth.audiences"), true, false),
+            (when("request.auth.presenter"), true, false),
+            (when("request.auth.claims[iss]"), true, false),
+            (when("request.auth.claims[a][b]"), true, false),
+            (when("request.auth.claims"), true, true),
+            (when("request.auth.claims[]"), true, true),
+            (when("request.auth.claims[a]b]"), true, true),
+            (when("request.auth.other"), true, true),
             (when("source.namespace"), false, false),
             (when("source.ip"), true, true),
             (when("something"), true, true),
@@ -311,6 +353,29 @@ mod tests {
         let account = &clauses[0].matches[1].service_accounts.any[0];
         assert_eq!((&*account.namespace, &*account.service_account), ("ns", "c"));
         assert_eq!(clauses[3].matches[0].destination_ports.not, [99]);
+    }
+
+    #[test]
+    fn fields_of_tokens_are_claims_by_their_path() {
+        let rules = serde_json::json!([{
+            "from": [{ "source": { "notRequestPrincipals": ["*"] } }],
+            "when": [
+                { "key": "request.auth.principal", "values": ["https://i/*"] },
+                { "key": "request.auth.audiences", "values": ["shop"] },
+                { "key": "request.auth.presenter", "notValues": ["app"] },
+                { "key": "request.auth.claims[a-b][c.d]", "values": ["*"] },
+            ],
+        }]);
+        let rules = read(&policy(rules), false, &Mesh::default()).unwrap();
+        let of = |clause: usize| &rules[0].clauses[clause].matches[0];
+        assert_eq!(of(0).request_principals.not, [StringMatch::Presence]);
+        assert_eq!(of(1).request_principals.any, [StringMatch::Prefix("https://i/".into())]);
+        let paths = [&["aud"][..], &["azp"], &["a-b", "c.d"]];
+        for (clause, path) in (2..).zip(paths) {
+            let found: Vec<&str> = of(clause).claims[0].path.iter().map(|name| &**name).collect();
+            assert_eq!(found, path);
+        }
+        assert_eq!(of(3).claims[0].values.not, [StringMatch::Exact("app".into())]);
     }
 
     #[test]

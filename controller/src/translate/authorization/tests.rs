@@ -174,7 +174,7 @@ fn what_a_gateway_cannot_serve_refuses_there() {
     let cases = [
         "{action: CUSTOM, provider: {name: x}, rules: [{}]}",
         "{action: PERHAPS, rules: [{}]}",
-        "{rules: [{from: [{source: {requestPrincipals: ['*']}}]}]}",
+        "{rules: [{when: [{key: request.auth.claims, values: [x]}]}]}",
     ];
     for spec in cases {
         let made = made("shop", spec, &[]);

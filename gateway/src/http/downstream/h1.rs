@@ -89,6 +89,10 @@ impl Http1 {
         self.session.req_header()
     }
 
+    pub(super) fn header_mut(&mut self) -> &mut RequestHeader {
+        self.session.req_header_mut()
+    }
+
     pub(super) fn poll_event(
         &mut self,
         cx: &mut Context<'_>,

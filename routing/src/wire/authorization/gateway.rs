@@ -9,7 +9,7 @@ use std::sync::Arc;
 use http::HeaderName;
 use ipnet::IpNet;
 use policy::authz::{
-    AccountMatch, Action, Authorization, Clause, Field, HeaderField, Match, PathMatch,
+    AccountMatch, Action, Authorization, ClaimField, Clause, Field, HeaderField, Match, PathMatch,
     PathTemplate, Rule, Scope, StringMatch, Target,
 };
 
@@ -48,15 +48,34 @@ pub fn read(message: &wire::Authorization) -> Result<Authorization, WireError> {
 ///
 /// [`WireError::Missing`] without a target, or with an empty one.
 pub fn read_targets(message: &wire::Authorization) -> Result<Vec<Target>, WireError> {
+    let targets: Vec<Target> = message.targets.iter().map(read_target).collect::<Result<_, _>>()?;
+    if targets.is_empty() { Err(WireError::Missing("targets")) } else { Ok(targets) }
+}
+
+/// Reads what a policy points at.
+///
+/// # Errors
+///
+/// [`WireError::Missing`] if that is empty.
+pub(crate) fn read_target(target: &wire::AuthorizationTarget) -> Result<Target, WireError> {
     use wire::authorization_target::Kind;
-    let target = |target: &wire::AuthorizationTarget| match &target.kind {
+    match &target.kind {
         Some(Kind::Service(key)) => Ok(Target::Service(key.as_str().into())),
         Some(Kind::Gateway(name)) => Ok(Target::Gateway(name.as_str().into())),
         Some(Kind::GatewayClass(name)) => Ok(Target::Class(name.as_str().into())),
         None => Err(WireError::Missing("targets.kind")),
+    }
+}
+
+/// Writes what a policy points at.
+pub(crate) fn write_target(target: &Target) -> wire::AuthorizationTarget {
+    use wire::authorization_target::Kind;
+    let kind = match target {
+        Target::Service(key) => Kind::Service(key.to_string()),
+        Target::Gateway(name) => Kind::Gateway(name.to_string()),
+        Target::Class(name) => Kind::GatewayClass(name.to_string()),
     };
-    let targets: Vec<Target> = message.targets.iter().map(target).collect::<Result<_, _>>()?;
-    if targets.is_empty() { Err(WireError::Missing("targets")) } else { Ok(targets) }
+    wire::AuthorizationTarget { kind: Some(kind) }
 }
 
 /// Writes a policy.
@@ -66,20 +85,11 @@ pub fn read_targets(message: &wire::Authorization) -> Result<Vec<Target>, WireEr
 /// [`NotExpressible`] for a scope that is not a list of targets.
 pub fn write(policy: &Authorization) -> Result<wire::Authorization, NotExpressible> {
     use wire::authorization::Action as Wire;
-    use wire::authorization_target::Kind;
     let targets = match &policy.scope {
         Scope::Targets(targets) => targets,
         Scope::Global | Scope::Namespace | Scope::Selector => {
             return Err(NotExpressible("a scope other than targets"));
         }
-    };
-    let target = |target: &Target| {
-        let kind = match target {
-            Target::Service(key) => Kind::Service(key.to_string()),
-            Target::Gateway(name) => Kind::Gateway(name.to_string()),
-            Target::Class(name) => Kind::GatewayClass(name.to_string()),
-        };
-        wire::AuthorizationTarget { kind: Some(kind) }
     };
     let action = match policy.action {
         Action::Allow => Wire::Allow,
@@ -90,7 +100,7 @@ pub fn write(policy: &Authorization) -> Result<wire::Authorization, NotExpressib
     Ok(wire::Authorization {
         namespace: policy.name.namespace().to_owned(),
         name: policy.name.name().to_owned(),
-        targets: targets.iter().map(target).collect(),
+        targets: targets.iter().map(write_target).collect(),
         action: action.into(),
         dry_run: policy.dry_run,
         unsupported: policy.unsupported.as_deref().unwrap_or_default().to_owned(),
@@ -119,6 +129,13 @@ fn read_match(message: &wire::AuthorizationMatch) -> Result<Match, WireError> {
         let name = name.map_err(|_| WireError::Value("headers.name", header.name.clone()))?;
         Ok(HeaderField { name, values: read_texts(header.values.as_ref())? })
     };
+    let claim = |claim: &wire::ClaimField| {
+        if claim.path.is_empty() {
+            return Err(WireError::Missing("claims.path"));
+        }
+        let path = claim.path.iter().map(|name| name.as_str().into()).collect();
+        Ok(ClaimField { path, values: read_texts(claim.values.as_ref())? })
+    };
     let ports = message.destination_ports.as_ref().map_or_else(
         || Ok(Field::default()),
         |ports| field(&ports.any, &ports.not, |number| port("destination_ports", *number)),
@@ -140,6 +157,8 @@ fn read_match(message: &wire::AuthorizationMatch) -> Result<Match, WireError> {
         methods: read_texts(message.methods.as_ref())?,
         paths: paths?,
         headers: message.headers.iter().map(header).collect::<Result<_, _>>()?,
+        request_principals: read_texts(message.request_principals.as_ref())?,
+        claims: message.claims.iter().map(claim).collect::<Result<_, _>>()?,
     })
 }
 
@@ -147,6 +166,10 @@ fn write_match(one: &Match) -> wire::AuthorizationMatch {
     let header = |header: &HeaderField| wire::HeaderField {
         name: header.name.as_str().to_owned(),
         values: write_texts(&header.values),
+    };
+    let claim = |claim: &ClaimField| wire::ClaimField {
+        path: claim.path.iter().map(ToString::to_string).collect(),
+        values: write_texts(&claim.values),
     };
     let account =
         |account: &AccountMatch| format!("{}/{}", account.namespace, account.service_account);
@@ -170,6 +193,8 @@ fn write_match(one: &Match) -> wire::AuthorizationMatch {
             not: path_list(&one.paths.not),
         }),
         headers: one.headers.iter().map(header).collect(),
+        request_principals: write_texts(&one.request_principals),
+        claims: one.claims.iter().map(claim).collect(),
     }
 }
 

@@ -150,6 +150,12 @@ pub struct AuthorizationMatch {
     /// Headers of the request.
     #[prost(message, repeated, tag = "12")]
     pub headers: ::prost::alloc::vec::Vec<HeaderField>,
+    /// Issuer and subject of the request's token, with a slash between.
+    #[prost(message, optional, tag = "13")]
+    pub request_principals: ::core::option::Option<TextField>,
+    /// Claims of the request's token.
+    #[prost(message, repeated, tag = "14")]
+    pub claims: ::prost::alloc::vec::Vec<ClaimField>,
 }
 /// A pattern over text.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -242,6 +248,152 @@ pub struct HeaderField {
     /// Patterns over its values.
     #[prost(message, optional, tag = "2")]
     pub values: ::core::option::Option<TextField>,
+}
+/// Patterns over one claim of the request's token, or over its items.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ClaimField {
+    /// Names that lead to the claim, from the outside in; never empty.
+    #[prost(string, repeated, tag = "1")]
+    pub path: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Patterns over its values.
+    #[prost(message, optional, tag = "2")]
+    pub values: ::core::option::Option<TextField>,
+}
+/// A RequestAuthentication object. Resource name: "namespace/name". Sent to the gateways it
+/// points at.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RequestAuthentication {
+    /// Namespace of the object it was made from.
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    /// Name of that object.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// What it governs; never empty.
+    #[prost(message, repeated, tag = "3")]
+    pub targets: ::prost::alloc::vec::Vec<AuthorizationTarget>,
+    /// One for each issuer.
+    #[prost(message, repeated, tag = "4")]
+    pub rules: ::prost::alloc::vec::Vec<JwtRule>,
+}
+/// Tokens of one issuer.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct JwtRule {
+    /// `iss` of its tokens; empty only without keys.
+    #[prost(string, tag = "1")]
+    pub issuer: ::prost::alloc::string::String,
+    /// One of these must be in `aud`; none: any audience will do.
+    #[prost(string, repeated, tag = "2")]
+    pub audiences: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Keys that sign; without one every token of the issuer is refused.
+    #[prost(message, repeated, tag = "3")]
+    pub keys: ::prost::alloc::vec::Vec<JsonWebKey>,
+    /// Where tokens are; never empty.
+    #[prost(message, repeated, tag = "4")]
+    pub places: ::prost::alloc::vec::Vec<TokenPlace>,
+    /// The token goes on to the backend.
+    #[prost(bool, tag = "5")]
+    pub forward_original_token: bool,
+    /// Header that tells the backend the payload; empty: none does.
+    #[prost(string, tag = "6")]
+    pub payload_header: ::prost::alloc::string::String,
+    /// Headers that tell the backend single claims.
+    #[prost(message, repeated, tag = "7")]
+    pub claim_headers: ::prost::alloc::vec::Vec<ClaimHeader>,
+    /// Claims that are lists with spaces between, beside "scope" and "permission".
+    #[prost(string, repeated, tag = "8")]
+    pub space_delimited_claims: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// A public key.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JsonWebKey {
+    /// Its name, "kid"; empty: it has none.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// The only algorithm it signs with, as "alg" writes it; empty: any that fits.
+    #[prost(string, tag = "2")]
+    pub algorithm: ::prost::alloc::string::String,
+    #[prost(oneof = "json_web_key::Key", tags = "3, 4, 5")]
+    pub key: ::core::option::Option<json_web_key::Key>,
+}
+/// Nested message and enum types in `JsonWebKey`.
+pub mod json_web_key {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Key {
+        /// RSA.
+        #[prost(message, tag = "3")]
+        Rsa(super::RsaKey),
+        /// A point on a curve.
+        #[prost(message, tag = "4")]
+        Ec(super::EcKey),
+        /// Ed25519, 32 bytes.
+        #[prost(bytes, tag = "5")]
+        Ed25519(::prost::alloc::vec::Vec<u8>),
+    }
+}
+/// An RSA key, 2048 to 8192 bits.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RsaKey {
+    /// Modulus, big-endian, without leading zeros.
+    #[prost(bytes = "vec", tag = "1")]
+    pub n: ::prost::alloc::vec::Vec<u8>,
+    /// Exponent, big-endian, without leading zeros.
+    #[prost(bytes = "vec", tag = "2")]
+    pub e: ::prost::alloc::vec::Vec<u8>,
+}
+/// A point on a curve.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EcKey {
+    /// The curve: "P-256", "P-384" or "P-521".
+    #[prost(string, tag = "1")]
+    pub curve: ::prost::alloc::string::String,
+    /// First coordinate, of the curve's length.
+    #[prost(bytes = "vec", tag = "2")]
+    pub x: ::prost::alloc::vec::Vec<u8>,
+    /// Second coordinate, of the curve's length.
+    #[prost(bytes = "vec", tag = "3")]
+    pub y: ::prost::alloc::vec::Vec<u8>,
+}
+/// Where a token may be.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TokenPlace {
+    #[prost(oneof = "token_place::Kind", tags = "1, 2, 3")]
+    pub kind: ::core::option::Option<token_place::Kind>,
+}
+/// Nested message and enum types in `TokenPlace`.
+pub mod token_place {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        /// In a header.
+        #[prost(message, tag = "1")]
+        Header(super::HeaderPlace),
+        /// The value of a query parameter of this name.
+        #[prost(string, tag = "2")]
+        Parameter(::prost::alloc::string::String),
+        /// The value of a cookie of this name.
+        #[prost(string, tag = "3")]
+        Cookie(::prost::alloc::string::String),
+    }
+}
+/// A header with a token.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HeaderPlace {
+    /// Name of the header.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// What stands before the token; a value that begins otherwise is no token.
+    #[prost(string, tag = "2")]
+    pub prefix: ::prost::alloc::string::String,
+}
+/// A header that tells a claim.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClaimHeader {
+    /// Name of the header.
+    #[prost(string, tag = "1")]
+    pub header: ::prost::alloc::string::String,
+    /// Name of the claim; dots lead into objects.
+    #[prost(string, tag = "2")]
+    pub claim: ::prost::alloc::string::String,
 }
 /// TLS towards a service. Resource name: `namespace/hostname/port`, or `*` for all its ports.
 #[derive(Clone, PartialEq, ::prost::Message)]
