@@ -4,7 +4,7 @@
 //!
 //! Owns: which files each image holds, and the form of an OCI archive of one layer. Programs
 //! bring the libraries that they are linked with, nothing else; the agent's image has `nft`,
-//! `ip` and `ss` of this machine, too.
+//! `ip` and `ss` of this machine, too, and those that call servers outside the roots it trusts.
 //!
 //! Rule: OCI image layout 1.0 and image manifest 1.0; the name is where containerd looks for it.
 
@@ -43,18 +43,28 @@ struct Image {
     own: &'static [&'static str],
     /// Programs of this machine, by name.
     tools: &'static [&'static str],
+    /// It calls servers outside: it has the roots that this machine trusts.
+    roots: bool,
 }
 
 const IMAGES: [Image; 4] = [
-    Image { name: "controller", own: &["waymark-controller"], tools: &[] },
-    Image { name: "gateway", own: &["waymark-gateway"], tools: &[] },
-    Image { name: "tunnel", own: &["waymark-tunnel"], tools: &[] },
-    Image { name: "agent", own: &["waymark-agent", "waymark-cni"], tools: &["nft", "ip", "ss"] },
+    Image { name: "controller", own: &["waymark-controller"], tools: &[], roots: true },
+    Image { name: "gateway", own: &["waymark-gateway"], tools: &[], roots: true },
+    Image { name: "tunnel", own: &["waymark-tunnel"], tools: &[], roots: false },
+    Image {
+        name: "agent",
+        own: &["waymark-agent", "waymark-cni"],
+        tools: &["nft", "ip", "ss"],
+        roots: false,
+    },
 ];
 /// Where our programs lie in an image.
 const PROGRAMS: &str = "usr/local/bin";
 /// Where programs of this machine are.
 const TOOLS: [&str; 4] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+/// Where a machine keeps the roots it trusts; in an image they are at the first of these.
+const ROOTS: [&str; 3] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 /// Where programs are looked for in an image.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -192,6 +202,11 @@ fn layer(image: &Image, beside: &Path, file: &Path) -> Result<Blob, ImageError> 
             files.insert((inside, library));
         }
         files.insert((inside, program));
+    }
+    let known = ROOTS.map(Path::new).into_iter().find(|path| path.exists());
+    if let (true, Some(known)) = (image.roots, known) {
+        let [inside, ..] = ROOTS;
+        files.insert((inside.trim_start_matches('/').into(), known.to_owned()));
     }
     let users = "root:x:0:0:root:/:/bin/false\nwaymark:x:1337:1337:waymark:/:/bin/false\n";
     let written = (|| {
