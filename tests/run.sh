@@ -3,8 +3,8 @@
 #
 # All tests, cheap ones first; one progress line a stage, counts at the end.
 # Names of stages as arguments run only those: ./tests/run.sh fmt clippy
-# The last ones run on a real Kubernetes, which takes Go and root: cluster (brings it up, and
-# is part of the others), walkthrough, faults, conformance.
+# On a real Kubernetes, which takes Go and root, and only when named: walkthrough, faults,
+# conformance. One cluster serves them all.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 . tests/setup.sh
@@ -86,17 +86,11 @@ stage doc env RUSTDOCFLAGS="-D rustdoc::broken_intra_doc_links -A rustdoc::priva
   --document-private-items
 stage deny deny
 
-# One cluster serves all stages that take one.
 on_cluster() {
   cluster="tests-$$"
-  named cluster walkthrough faults conformance || return 0
-  if [ "$(id -u)" -ne 0 ] || ! command -v go >/dev/null 2>&1; then
-    say "not run: what takes a real Kubernetes, which needs root and Go 1.26 or newer (https://go.dev/dl)"
-    skipped=$((skipped + 3))
-    return 0
-  fi
+  [ ${#only[@]} -gt 0 ] && named walkthrough faults conformance || return 0
   trap 'tests/cluster.sh down --name "$cluster"; rm -rf "$logs"' EXIT
-  [ ${#only[@]} -eq 0 ] || only+=(cluster)
+  only+=(cluster)
   stage cluster tests/cluster.sh up --name "$cluster" --addresses 126
   stage walkthrough tests/walkthrough.sh --name "$cluster"
   stage faults tests/faults.sh --name "$cluster"
