@@ -270,13 +270,13 @@ fn a_policy_that_selects_the_edge_decides_there_and_says_so() {
 #[test]
 fn a_token_decides_at_the_waypoint_of_the_service_that_is_called() {
     let mut world = Bookinfo::new();
-    let target = "targetRefs: [{group: '', kind: Service, name: details}]";
+    let target = "targetRefs: [{group: '', kind: Service, name: reviews}]";
     let set = r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE"}]}"#;
     world.put(&format!(
         "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: tokens, namespace: bookinfo}}\nspec: {{{target}, jwtRules: [{{issuer: 'https://i', jwks: '{set}'}}, {{issuer: 'https://keyless', jwksUri: 'https://keyless/keys'}}]}}\n---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: joe, namespace: bookinfo}}\nspec: {{{target}, rules: [{{from: [{{source: {{requestPrincipals: ['https://i/joe']}}}}]}}, {{when: [{{key: 'request.auth.claims[groups]', values: [admin]}}]}}]}}\n",
     ));
     let snapshot = world.snapshot();
-    let parts = request("GET", "/details/0");
+    let parts = request("GET", "/reviews/0");
     let source = workload(&snapshot, "productpage-v1");
     let cases = [
         // claims, answer, who decided
@@ -304,7 +304,7 @@ fn a_token_decides_at_the_waypoint_of_the_service_that_is_called() {
             let serde_json::Value::Object(all) = claims else { panic!("an object") };
             policy::jwt::Claims::new(all, &[] as &[&str])
         });
-        let from = From::Workload { source: &source, to: world.service("details") };
+        let from = From::Workload { source: &source, to: world.service("reviews") };
         let question =
             Question { from, http: Some(&parts), claims: read.as_ref(), now: 0, roll: 7 };
         let answered = explain::ask(&question, &snapshot);
@@ -319,10 +319,10 @@ fn a_token_decides_at_the_waypoint_of_the_service_that_is_called() {
     }
     // A token in the head is read as at a gateway, but for its signature.
     let expired = "eyJhbGciOiJFZERTQSJ9.eyJpc3MiOiJodHRwczovL2kiLCJzdWIiOiJqb2UiLCJleHAiOjF9.AA";
-    let mut parts = request("GET", "/details/0");
+    let mut parts = request("GET", "/reviews/0");
     parts.headers.insert("authorization", format!("Bearer {expired}").parse().unwrap());
     for (now, answer) in [(60, None), (1000, Some(401))] {
-        let from = From::Workload { source: &source, to: world.service("details") };
+        let from = From::Workload { source: &source, to: world.service("reviews") };
         let question = Question { from, http: Some(&parts), claims: None, now, roll: 7 };
         let answered = explain::ask(&question, &snapshot);
         let refused = Verdict::Refused(answer);

@@ -14,6 +14,7 @@ use routing::discovery::AppProtocol;
 use routing::listener::Protocol;
 use serde_json::json;
 use tokio::net::TcpStream;
+use waymark_tests::backend::Backend;
 use waymark_tests::mesh::{Mesh, key, local, vip};
 use waymark_tests::tokens::{TokenIssuer, authentication, now};
 
@@ -37,15 +38,15 @@ fn claim(path: &[&str], value: &str) -> anyhow::Result<Match> {
     Ok(Match { claims: vec![ClaimField { path, values }], ..Match::default() })
 }
 
-/// An ingress gateway with the backend `web` behind its port 8080.
-async fn edge() -> anyhow::Result<Mesh> {
+/// An ingress gateway with the backend `web`, which runs until it is dropped, behind its port 8080.
+async fn edge() -> anyhow::Result<(Mesh, Backend)> {
     let mut mesh = Mesh::start(false).await?;
     let web = backend("web").await?;
     mesh.service("web", AppProtocol::Unknown, &[("web", web.address)], &[])?;
     mesh.listener("http", (8080, Protocol::Http), "", None)?;
     all_to_web(&mut mesh, "http")?;
     mesh.gateway.ready().await;
-    Ok(mesh)
+    Ok((mesh, web))
 }
 
 async fn call(mesh: &Mesh, request: http::request::Builder) -> anyhow::Result<Got> {
@@ -59,7 +60,7 @@ fn bearer(token: &str) -> http::request::Builder {
 #[test]
 fn a_good_token_passes_a_bad_one_gets_401_and_none_is_nobody() -> anyhow::Result<()> {
     local(async {
-        let mut mesh = edge().await?;
+        let (mut mesh, _web) = edge().await?;
         let issuer = TokenIssuer::new("https://issuer.example")?;
         let other = TokenIssuer::new("https://issuer.example")?;
         let unknown = TokenIssuer::new("https://unknown.example")?;
@@ -99,7 +100,7 @@ fn a_good_token_passes_a_bad_one_gets_401_and_none_is_nobody() -> anyhow::Result
 #[test]
 fn policies_decide_on_what_a_token_proves() -> anyhow::Result<()> {
     local(async {
-        let mut mesh = edge().await?;
+        let (mut mesh, _web) = edge().await?;
         let issuer = TokenIssuer::new("https://issuer.example")?;
         mesh.put([tokens(gateway(), issuer.rule()?)]);
         let joe = principal("https://issuer.example/joe")?;
@@ -135,7 +136,7 @@ fn policies_decide_on_what_a_token_proves() -> anyhow::Result<()> {
 #[test]
 fn backends_are_told_what_rules_say_and_clients_cannot_tell_it() -> anyhow::Result<()> {
     local(async {
-        let mut mesh = edge().await?;
+        let (mut mesh, _web) = edge().await?;
         let issuer = TokenIssuer::new("https://issuer.example")?;
         let header = HeaderName::from_static;
         let mut rule = issuer.rule()?;
@@ -192,8 +193,8 @@ fn backends_are_told_what_rules_say_and_clients_cannot_tell_it() -> anyhow::Resu
 fn a_waypoint_asks_the_tokens_of_the_service_that_is_called() -> anyhow::Result<()> {
     local(async {
         let mut mesh = Mesh::start(true).await?;
-        for name in ["web", "open"] {
-            let pod = backend(name).await?;
+        let pods = [("web", backend("web").await?), ("open", backend("open").await?)];
+        for (name, pod) in &pods {
             mesh.service(name, AppProtocol::Http11, &[(name, pod.address)], &[])?;
             mesh.bind_waypoint(name)?;
         }
