@@ -53,7 +53,7 @@ fn backend_name(route: usize) -> String {
     format!("backend-{}", route % BACKENDS)
 }
 
-/// The Service number `at` that routes send to; its endpoint is [`slice`]'s.
+/// The Service number `at` that routes send to; its endpoint is [`slice()`]'s.
 pub(super) fn backend(at: usize) -> Value {
     service(&backend_name(at), &Value::Null)
 }
