@@ -186,6 +186,8 @@ pub(super) fn status(hub: &Hub) -> Value {
     json!({
         "revision": revision,
         "acknowledged": hub.clients.acknowledged(revision, now),
+        "leads": state.part.leads(),
+        "followers": hub.followers.list(),
         "clients": hub.clients.list(now),
         "refused": refused,
         "problems": state.problems,

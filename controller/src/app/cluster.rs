@@ -15,21 +15,22 @@ use crate::ca::root::Root;
 use crate::ca::secret;
 use crate::ca::token::TokenKey;
 use crate::lead::dirty::Outbox;
-use crate::lead::{self, Candidate};
+use crate::lead::{self, Candidate, Leader};
 use crate::output::OutputKey;
 use crate::provision::{self, Writer};
 use crate::settings::Settings;
 use crate::source::Batch;
 use crate::source::folder::Folders;
 use crate::source::kubernetes::{Cluster, Watches};
+use crate::source::selected::Selected;
 use crate::store::ReadKey;
 use crate::store::facts::FactKey;
 
 /// Where objects come from.
 #[derive(Debug)]
 pub(super) enum Source {
-    /// Folders.
-    Folders(Box<Folders>),
+    /// Folders, and what of them is looked at.
+    Folders(Box<Folders>, Selected),
     /// An apiserver.
     Cluster(Box<Watches>),
 }
@@ -42,7 +43,9 @@ impl Source {
     /// [`AppError::Folders`].
     pub(super) async fn next(&mut self) -> Result<Batch, AppError> {
         match self {
-            Self::Folders(folders) => folders.next().await.map_err(AppError::Folders),
+            Self::Folders(folders, selected) => {
+                folders.next().await.map(|batch| selected.filter(batch)).map_err(AppError::Folders)
+            }
             Self::Cluster(watches) => Ok(watches.next().await),
         }
     }
@@ -104,13 +107,16 @@ impl Sink {
 }
 
 /// What the start of a controller needs of its surroundings.
-pub(super) struct Surroundings {
+#[derive(Debug)]
+pub struct Surroundings {
     /// Who knows which tokens are good.
-    pub(super) tokens: Tokens,
+    pub tokens: Tokens,
     /// The root.
-    pub(super) root: Root,
-    /// The writers of Kubernetes.
-    pub(super) writers: Option<Writers>,
+    pub root: Root,
+    /// Who leads; with writers, they find out.
+    pub leader: watch::Sender<Leader>,
+    /// The writers of Kubernetes; none for folders.
+    pub writers: Option<Writers>,
 }
 
 /// Finds them as the settings say.
@@ -118,27 +124,29 @@ pub(super) struct Surroundings {
 /// # Errors
 ///
 /// See [`AppError`].
-pub(super) async fn surroundings(settings: &Settings) -> Result<Surroundings, AppError> {
+pub async fn surroundings(settings: &Settings) -> Result<Surroundings, AppError> {
     if let (false, Some(directory)) = (settings.folders.is_empty(), &settings.ca_dir) {
         let tokens = TokenKey::load_or_make(directory).map_err(AppError::Token)?;
         let root = Root::load_or_make(directory, &settings.trust_domain).map_err(AppError::Root)?;
-        return Ok(Surroundings { tokens: Tokens::Key(tokens), root, writers: None });
+        let (tokens, leader) = (Tokens::Key(tokens), watch::Sender::new(Leader::Me));
+        return Ok(Surroundings { tokens, root, leader, writers: None });
     }
     let failed = |error| AppError::Kubernetes(Box::new(error));
     let client = Client::try_default().await.map_err(failed)?;
     let root = secret::load_or_make(&client, &settings.namespace, &settings.trust_domain);
     let root = root.await.map_err(AppError::Root)?;
-    let cluster = Arc::new(Cluster::new(client.clone()));
+    let cluster = Arc::new(Cluster::new(client.clone(), settings.discovery()));
     Ok(Surroundings {
         tokens: Tokens::Review(Reviewer::new(client)),
         root,
+        leader: watch::Sender::default(),
         writers: Some(Writers { cluster, outbox: Arc::default() }),
     })
 }
 
 /// The writers of Kubernetes.
 #[derive(Debug)]
-pub(super) struct Writers {
+pub struct Writers {
     /// The apiserver.
     pub(super) cluster: Arc<Cluster>,
     /// What waits to be written.
@@ -146,18 +154,21 @@ pub(super) struct Writers {
 }
 
 impl Writers {
-    /// Writes while this controller leads, until `stop`; then lets the next one lead.
+    /// Finds out who leads, and writes while this controller does, until `stop`; then lets the
+    /// next one lead.
     pub(super) async fn run(self, hub: Arc<Hub>, stop: CancellationToken) {
-        let (leads, leading) = watch::channel(false);
+        let leading = hub.writes.subscribe();
         let Self { cluster, outbox } = self;
         let client = cluster.client.clone();
         let name = &hub.settings.pod_name;
-        let mut candidate = Candidate::new(client.clone(), &hub.settings.namespace, name);
+        let address = hub.settings.own_address();
+        let mut candidate = Candidate::new(client.clone(), &hub.settings.namespace, name, address);
         {
             let (hub, root) = (&hub, hub.root.certificate.clone());
             let all = async {
                 tokio::join!(
-                    lead::hold(&mut candidate, &leads),
+                    lead::hold(&mut candidate, &hub.leader),
+                    stop_writing(hub),
                     Box::pin(crate::status::write::run(
                         Arc::clone(hub),
                         Arc::clone(&cluster),
@@ -176,7 +187,12 @@ impl Writers {
                         Arc::clone(&outbox),
                         leading.clone(),
                     )),
-                    Box::pin(provision::roots::run(client, root, leading.clone())),
+                    Box::pin(provision::roots::run(
+                        client,
+                        root,
+                        hub.mesh.discovery.clone(),
+                        leading.clone(),
+                    )),
                 )
             };
             tokio::select! {
@@ -185,5 +201,15 @@ impl Writers {
             }
         }
         candidate.release().await;
+    }
+}
+
+/// Ends writing at once when another may lead, whatever the engine is at.
+async fn stop_writing(hub: &Hub) {
+    let mut leader = hub.leader.subscribe();
+    while leader.changed().await.is_ok() {
+        if *leader.borrow_and_update() != Leader::Me {
+            hub.writes.send_replace(false);
+        }
     }
 }

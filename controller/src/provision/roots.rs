@@ -2,7 +2,8 @@
 
 //! The root certificate in every namespace, as ConfigMap `istio-ca-root-cert`.
 //!
-//! Owns: made where it lacks, put right where it differs; only while this controller leads.
+//! Owns: made where it lacks, put right where it differs, in namespaces that the mesh looks at;
+//! only while this controller leads.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
@@ -18,6 +19,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::apply::MANAGER;
+use crate::discovery::Selectors;
 
 /// Name of the ConfigMap.
 pub const NAME: &str = "istio-ca-root-cert";
@@ -29,6 +31,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// What is known of the namespaces.
 #[derive(Debug, Default)]
 struct Known {
+    selectors: Selectors,
     namespaces: BTreeSet<String>,
     roots: BTreeMap<String, String>,
     listed: (bool, bool),
@@ -41,8 +44,9 @@ impl Known {
             Event::InitDone => self.listed.0 = true,
             Event::InitApply(object) | Event::Apply(object) => {
                 let name = object.name_any();
+                let taken = self.selectors.take(&name, object.metadata.labels.as_ref());
                 // Nothing can be made in one that is going.
-                if object.metadata.deletion_timestamp.is_some() {
+                if !taken || object.metadata.deletion_timestamp.is_some() {
                     self.namespaces.remove(&name);
                 } else {
                     self.namespaces.insert(name);
@@ -79,13 +83,18 @@ impl Known {
 }
 
 /// Keeps the root in every namespace for as long as the future lives.
-pub async fn run(client: Client, root: String, mut leads: watch::Receiver<bool>) {
+pub async fn run(
+    client: Client,
+    root: String,
+    selectors: Selectors,
+    mut leads: watch::Receiver<bool>,
+) {
     let config = watcher::Config::default().fields(&format!("metadata.name={NAME}"));
     let roots = watcher(Api::<ConfigMap>::all(client.clone()), config).default_backoff();
     let namespaces = Api::<Namespace>::all(client.clone());
     let namespaces = watcher(namespaces, watcher::Config::default()).default_backoff();
     let (mut roots, mut namespaces) = (pin!(roots), pin!(namespaces));
-    let mut known = Known::default();
+    let mut known = Known { selectors, ..Known::default() };
     let mut failed = false;
     loop {
         tokio::select! {
@@ -171,5 +180,8 @@ mod tests {
             serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
         known.namespace(Event::Apply(going));
         assert!(known.due("new").is_empty(), "it is going");
+        known.selectors = r#"[{"matchLabels": {"mesh": "yes"}}]"#.parse().unwrap();
+        known.namespace(Event::Apply(namespace("b")));
+        assert!(known.due("new").is_empty(), "it is not looked at");
     }
 }
