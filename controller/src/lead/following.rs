@@ -77,7 +77,8 @@ pub struct Following {
     whole: bool,
     /// Newest revision of the leader that was told.
     newest: u64,
-    /// Resources that differ here from there: revision of the leader, and its mark.
+    /// Resources that differ here from there: the first revision of the leader that may have
+    /// changed it so, and its mark.
     waiting: HashMap<Named, VecDeque<(u64, u64)>>,
     /// Revision of the leader → own revision that contains it.
     contained: VecDeque<(u64, u64)>,
@@ -108,11 +109,13 @@ impl Following {
             let Some(family) = Family::of(&resource.kind) else { continue };
             named.insert((family, resource.name.as_str().into()), resource.mark);
         }
+        // A word sums up all revisions since the one before; which of them changed what, is open.
+        let first = if said.whole { 1 } else { self.newest + 1 };
         for (name, mark) in named {
             if published.mark(&name) == mark {
                 self.waiting.remove(&name);
             } else {
-                self.waiting.entry(name).or_default().push_back((said.revision, mark));
+                self.waiting.entry(name).or_default().push_back((first, mark));
             }
         }
         self.newest = said.revision;
@@ -284,7 +287,7 @@ mod tests {
         let changed = here.put(&service("c", 1));
         following.published(&here.published, &changed);
         following.heard(1, &leader.says(true, 0), &here.published);
-        assert_eq!(following.leaders(1, 5), 4, "one resource differs");
+        assert_eq!(following.leaders(1, 5), 0, "one differs, and it is open since when");
         leader.put(&service("c", 1));
         following.heard(1, &leader.says(false, 5), &here.published);
         assert_eq!(following.leaders(1, 5), 6);
