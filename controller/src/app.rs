@@ -41,7 +41,7 @@ use crate::source::selected::Selected;
 use crate::status::Board;
 use crate::steps::Steps;
 use crate::store::{Name, Stores};
-use crate::translate::shape;
+use crate::translate::{guard, shape};
 
 /// Reports that wait for the engine.
 const REPORTS: usize = 64;
@@ -190,7 +190,9 @@ pub async fn start_in(settings: Settings, surroundings: Surroundings) -> Result<
     let hub = Arc::new(hub(settings, tokens, root, (leader, reports)));
     let (mut source, sink) = match &writers {
         Some(writers) => {
-            let watches = Box::pin(Watches::new(Arc::clone(&writers.cluster))).await;
+            let config = guard::mesh_config(&hub.mesh);
+            let watches = Watches::new(Arc::clone(&writers.cluster), &[config]);
+            let watches = Box::pin(watches).await;
             let watches = watches.map_err(|error| AppError::Kubernetes(Box::new(error)))?;
             (Source::Cluster(Box::new(watches)), Sink::Cluster(Arc::clone(&writers.outbox)))
         }

@@ -3,12 +3,13 @@
 //! Writes the objects that run gateways, in local mode as files of a directory.
 //!
 //! Owns: one file per Gateway with all its objects, replaced atomically, removed with its
-//! Gateway. What they look like is [`manifest`]'s; to Kubernetes [`apply`] writes them,
+//! Gateway. What they look like is [`manifest`]'s, what a user changes of it [`overlay`]'s; to Kubernetes [`apply`] writes them,
 //! [`roots`] the root certificate, [`mark`] what is proven of pods.
 
 pub mod apply;
 pub mod manifest;
 pub mod mark;
+pub mod overlay;
 pub mod roots;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -19,7 +19,7 @@ use crate::api;
 use crate::app::Hub;
 use crate::lead::dirty::{self, Outbox};
 use crate::output::{Output, OutputKey};
-use crate::source::kubernetes::Cluster;
+use crate::source::kubernetes::{Cluster, is_made};
 use crate::store::{Key, Object};
 
 /// Who the fields belong to.
@@ -112,6 +112,15 @@ async fn write(hub: &Hub, cluster: &Cluster, key: &Key) -> kube::Result<()> {
             tracing::warn!(object = %key, "an object of this name is not managed here; it is left alone");
         }
         return Ok(());
+    }
+    // Of such kinds only ours are known: whether another's bears the name is asked.
+    if wanted.is_some() && standing.is_none() && is_made(key.kind) {
+        let found = api.get_metadata_opt(&key.name.name).await?;
+        let labels = found.and_then(|found| Some(found.metadata.labels.unwrap_or_default()));
+        if labels.is_some_and(|labels| !labels.contains_key(api::MANAGED)) {
+            tracing::warn!(object = %key, "an object of this name is not managed here; it is left alone");
+            return Ok(());
+        }
     }
     match wanted {
         Some(value) => {

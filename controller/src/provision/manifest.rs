@@ -11,6 +11,7 @@ use gateway_api::experimental::gateways::Gateway;
 use routing::listener::{Listener, Protocol};
 use serde_json::{Value, json};
 
+use super::overlay::{self, InvalidOverlay, Overlay};
 use crate::api::{self, BuiltinClass, Role};
 use crate::settings::{Mesh, Proxies};
 use crate::store::{Key, Kind, Name};
@@ -40,9 +41,38 @@ pub struct Wanted<'a> {
     pub listeners: &'a [Listener],
 }
 
-/// The ServiceAccount, Deployment and Service of a Gateway, in its namespace.
-pub fn objects(wanted: Wanted<'_>, mesh: &Mesh) -> Vec<Manifest> {
-    vec![wanted.account(), wanted.deployment(mesh), wanted.service()]
+/// The ServiceAccount, Deployment and Service of a Gateway, in its namespace, with what its user
+/// lays over them; an autoscaler and a disruption budget, if there is a layer for them.
+///
+/// # Errors
+///
+/// Those of the layers.
+pub fn objects(
+    wanted: Wanted<'_>,
+    overlay: &Overlay,
+    mesh: &Mesh,
+) -> Result<Vec<Manifest>, InvalidOverlay> {
+    let mut all = vec![wanted.account(), wanted.deployment(mesh), wanted.service()];
+    if overlay.has(Kind::HorizontalPodAutoscaler) {
+        all.push(wanted.autoscaler());
+    }
+    if overlay.has(Kind::PodDisruptionBudget) {
+        all.push(wanted.budget());
+    }
+    for manifest in &mut all {
+        overlay.lay(manifest.key.kind, &mut manifest.value)?;
+    }
+    Ok(all)
+}
+
+/// The keys of all objects that a Gateway may have.
+pub fn keys(wanted: Wanted<'_>) -> Vec<Key> {
+    let shape = wanted.shape;
+    let key = |(_, kind): (&str, Kind)| {
+        let name = if kind == Kind::ServiceAccount { &shape.account } else { &shape.name };
+        Key { kind, name: Name::new(wanted.namespace(), name) }
+    };
+    overlay::KEYS.map(key).into()
 }
 
 /// The labels that the pods of a Gateway are made with.
@@ -240,6 +270,19 @@ impl Wanted<'_> {
             spec.insert("loadBalancerIP".to_owned(), address.into());
         }
         self.manifest(Kind::Service, &self.shape.name, "v1", json!({"spec": spec}))
+    }
+
+    /// Between one proxy and one: who lays a layer over it says how many.
+    fn autoscaler(&self) -> Manifest {
+        let target =
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": self.shape.name});
+        let value = json!({"spec": {"scaleTargetRef": target, "maxReplicas": 1}});
+        self.manifest(Kind::HorizontalPodAutoscaler, &self.shape.name, "autoscaling/v2", value)
+    }
+
+    fn budget(&self) -> Manifest {
+        let value = json!({"spec": {"selector": {"matchLabels": self.selector()}}});
+        self.manifest(Kind::PodDisruptionBudget, &self.shape.name, "policy/v1", value)
     }
 
     fn ports(&self) -> Vec<Value> {

@@ -2,7 +2,7 @@
 
 //! Objects from an apiserver: one watch for each kind that it serves.
 //!
-//! Owns: which watches run (definitions may come and go), that the first batch holds everything
+//! Owns: which watches run (definitions may come and go; Secrets and ConfigMaps are [`named`]), that the first batch holds everything
 //! there is, which namespaces are left out, and what stands in the cluster as status
 //! ([`Standing`]), which the writers compare with. One watch is [`watch`]'s, the form of kept objects [`object`]'s.
 //!
@@ -10,6 +10,7 @@
 //!
 //! Start at [`Watches::next`].
 
+mod named;
 mod object;
 mod served;
 mod watch;
@@ -30,14 +31,18 @@ use serde_json::Value;
 use tokio::sync::{mpsc, watch as channel};
 use tokio::task::JoinHandle;
 
-use self::watch::Seen;
-use super::{Batch, Problem};
+use self::named::{Named, is_by_name};
+pub(crate) use self::watch::is_made;
+use self::watch::{Scope, Seen};
+use super::{Batch, Change, Problem};
 use crate::discovery::Selectors;
 use crate::status::packed::Packed;
 use crate::store::{Key, Kind};
 
 /// Events that wait for the engine.
 const QUEUE: usize = 4096;
+/// How long objects that a batch names are waited for.
+const NAMED: Duration = Duration::from_secs(5);
 /// How long changes of definitions are gathered.
 const SETTLE: Duration = Duration::from_millis(200);
 
@@ -143,28 +148,38 @@ pub struct Watches {
     inbox: mpsc::Receiver<Seen>,
     out: mpsc::Sender<Seen>,
     running: HashMap<Kind, JoinHandle<()>>,
+    named: Named,
     definitions: mpsc::Receiver<()>,
     problems: BTreeMap<Key, Problem>,
+    /// What came in and was not given on yet.
+    pending: Batch,
     started: bool,
 }
 
 impl Watches {
-    /// Starts a watch for each kind that is served.
+    /// Starts a watch for each kind that is served, and for the objects `always` followed by
+    /// name.
     ///
     /// # Errors
     ///
     /// When the apiserver cannot be asked what it serves.
-    pub async fn new(cluster: Arc<Cluster>) -> kube::Result<Self> {
+    pub async fn new(cluster: Arc<Cluster>, always: &[Key]) -> kube::Result<Self> {
         let (out, inbox) = mpsc::channel(QUEUE);
         let (told, definitions) = mpsc::channel(1);
         tokio::spawn(follow_definitions(cluster.client.clone(), told));
+        // They are core kinds: known before the first of them is followed.
+        *cluster.served.lock().unwrap_or_else(PoisonError::into_inner) =
+            served::kinds(&cluster.client).await?;
+        let named = Named::new(Arc::clone(&cluster), out.clone(), always);
         let mut watches = Self {
             cluster,
             inbox,
             out,
             running: HashMap::new(),
+            named,
             definitions,
             problems: BTreeMap::new(),
+            pending: Batch::default(),
             started: false,
         };
         watches.start_served().await?;
@@ -172,40 +187,61 @@ impl Watches {
     }
 
     /// The next batch; the first holds everything there is, later ones wait for an event.
+    ///
+    /// Cancel safe: what came in is kept for the next call.
     pub async fn next(&mut self) -> Batch {
-        let mut batch = Batch::default();
         if !self.started {
-            self.first(&mut batch).await;
+            self.first().await;
         }
-        while self.started && batch.changes.is_empty() {
+        while self.started && self.pending.changes.is_empty() {
             tokio::select! {
-                Some(seen) = self.inbox.recv() => self.take(seen, &mut batch),
+                Some(seen) = self.inbox.recv() => self.take(seen),
                 Some(()) = self.definitions.recv() => self.look_again().await,
             }
             while let Ok(seen) = self.inbox.try_recv() {
-                self.take(seen, &mut batch);
+                self.take(seen);
             }
         }
+        self.read_named().await;
         self.started = true;
-        batch.problems = self.problems.values().cloned().collect();
-        batch
+        let changes = std::mem::take(&mut self.pending.changes);
+        Batch { changes, problems: self.problems.values().cloned().collect() }
     }
 
     /// Waits until every kind that is served was told whole.
-    async fn first(&mut self, batch: &mut Batch) {
+    async fn first(&mut self) {
         let mut waiting: BTreeSet<Kind> = self.running.keys().copied().collect();
         while !waiting.is_empty() {
             let Some(seen) = self.inbox.recv().await else { return };
-            if let Seen::Synced(kind) = &seen {
+            if let Seen::Synced(Scope::All(kind)) = &seen {
                 waiting.remove(kind);
             }
-            self.take(seen, batch);
+            self.take(seen);
         }
     }
 
-    fn take(&mut self, seen: Seen, batch: &mut Batch) {
+    /// Waits until what the batch names was read, too.
+    async fn read_named(&mut self) {
+        let late = tokio::time::sleep(NAMED);
+        let mut late = std::pin::pin!(late);
+        while !self.named.waiting().is_empty() {
+            tokio::select! {
+                Some(seen) = self.inbox.recv() => self.take(seen),
+                () = &mut late => {
+                    let waiting = std::mem::take(self.named.waiting());
+                    tracing::warn!(?waiting, "not read in time; they count as missing until they are");
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, seen: Seen) {
         match seen {
-            Seen::Change(change) => batch.changes.push(change),
+            Seen::Change(change) => {
+                let unnamed = self.named.note(&change);
+                self.pending.changes.push(change);
+                self.pending.changes.extend(unnamed.into_iter().map(Change::Gone));
+            }
             Seen::Unreadable(key, Some(problem)) => {
                 if self.problems.get(&key) != Some(&problem) {
                     tracing::warn!(%problem, "object not in force as it stands");
@@ -215,7 +251,8 @@ impl Watches {
             Seen::Unreadable(key, None) => {
                 self.problems.remove(&key);
             }
-            Seen::Synced(_) => {}
+            Seen::Synced(Scope::One(key)) => self.named.told(&key),
+            Seen::Synced(Scope::All(_)) => {}
         }
     }
 
@@ -230,7 +267,7 @@ impl Watches {
 
     async fn start_served(&mut self) -> kube::Result<()> {
         let served = served::kinds(&self.cluster.client).await?;
-        for (kind, resource) in &served {
+        for (kind, resource) in served.iter().filter(|(kind, _)| !is_by_name(**kind)) {
             let running = self.running.get(kind).is_some_and(|task| !task.is_finished());
             let known = self.cluster.served.lock().unwrap_or_else(PoisonError::into_inner);
             let same = known.get(kind).is_some_and(|known| known.version == resource.version);
@@ -243,7 +280,8 @@ impl Watches {
                 older.abort();
             }
             let (cluster, out) = (Arc::clone(&self.cluster), self.out.clone());
-            let task = tokio::spawn(watch::follow(cluster, *kind, resource.clone(), out));
+            let what = watch::all(&cluster, *kind, resource);
+            let task = tokio::spawn(watch::follow(cluster, Scope::All(*kind), what, out));
             self.running.insert(*kind, task);
         }
         // The watch of a kind that is gone goes on: it finds nothing, and tells so.

@@ -52,6 +52,8 @@ pub(super) fn faults(key: &Key, object: &Object) -> Vec<Fault> {
         | Kind::Secret
         | Kind::ConfigMap
         | Kind::EndpointSlice
+        | Kind::HorizontalPodAutoscaler
+        | Kind::PodDisruptionBudget
         | Kind::GatewayClass
         | Kind::ListenerSet
         | Kind::ReferenceGrant

@@ -152,6 +152,24 @@ impl Values<'_> {
                 self.add(Index::Refers, object("Secret", namespace, &reference.name));
             }
         }
+        let infrastructure = gateway.spec.infrastructure.as_ref();
+        if let Some(reference) = infrastructure.and_then(|i| i.parameters_ref.as_ref()) {
+            self.add(Index::Refers, object(&reference.kind, self.namespace, &reference.name));
+        }
+        let frontend = gateway.spec.tls.as_ref().and_then(|tls| tls.frontend.as_ref());
+        for frontend in frontend {
+            let default = frontend.default.validation.iter();
+            for reference in default.flat_map(|validation| &validation.ca_certificate_refs) {
+                let namespace = reference.namespace.as_deref().unwrap_or(self.namespace);
+                self.add(Index::Refers, object(&reference.kind, namespace, &reference.name));
+            }
+            let ports = frontend.per_port.iter().flatten();
+            let ports = ports.filter_map(|port| port.tls.validation.as_ref());
+            for reference in ports.flat_map(|validation| &validation.ca_certificate_refs) {
+                let namespace = reference.namespace.as_deref().unwrap_or(self.namespace);
+                self.add(Index::Refers, object(&reference.kind, namespace, &reference.name));
+            }
+        }
         let backend = gateway.spec.tls.as_ref().and_then(|tls| tls.backend.as_ref());
         if let Some(reference) = backend.and_then(|tls| tls.client_certificate_ref.as_ref()) {
             let namespace = reference.namespace.as_deref().unwrap_or(self.namespace);

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use gateway_api::experimental::gateways::Gateway as Object;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 use routing::delta::Resource as Plane;
 use routing::gateway::{Gateway, GatewayKind, LogFormat, Tracing};
 use routing::listener::{Listener, SecretName};
@@ -22,11 +22,15 @@ use super::waypoint::label;
 use super::{frontend, pod};
 use crate::api::{self, BuiltinClass, Role};
 use crate::output::{Config, Family, Output, OutputKey, Scope};
-use crate::provision::manifest::{self, Wanted};
+use crate::provision::manifest::{self, Manifest, Wanted};
+use crate::provision::overlay::Overlay;
 use crate::status::{Body, Condition, Status};
 use crate::store::index::{self, Index};
 use crate::store::lookup::Lookup;
 use crate::store::{Key, Kind, Name};
+
+/// What is said of a Gateway that serves nothing.
+const NOTHING: &str = "nothing can be served";
 
 /// Outputs of one Gateway; none if its class is not ours.
 pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
@@ -56,13 +60,59 @@ pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
     let listeners: Vec<Listener> =
         judged.iter().filter_map(|one| one.resource.clone().or_else(|| one.kept.clone())).collect();
     // Also for a Gateway that is refused: an edit gone wrong must not end proxies at work.
-    if is_managed(object) {
-        let wanted = Wanted { gateway: object, class, shape: &shape, listeners: &listeners };
-        let objects = manifest::objects(wanted, look.mesh());
-        outputs.extend(objects.into_iter().map(|object| Output::Object(Arc::new(object))));
+    let wanted = Wanted { gateway: object, class, shape: &shape, listeners: &listeners };
+    let made = objects(wanted, look);
+    let told = Told { client: client.as_ref().err(), parameters: made.as_ref().err() };
+    outputs.push(status(object, &shape, &judged, told, look));
+    match made {
+        Ok(made) => outputs.extend(made.into_iter().map(|one| Output::Object(Arc::new(one)))),
+        // They stay as they were before the parameters went wrong.
+        Err(_) => {
+            manifest::keys(wanted).into_iter().for_each(|key| look.keep(OutputKey::Object(key)));
+        }
     }
-    outputs.push(status(object, &shape, &judged, client.as_ref().err(), look));
     outputs
+}
+
+/// The objects that run a Gateway, with its parameters laid over them.
+fn objects(wanted: Wanted<'_>, look: &mut Lookup<'_>) -> Result<Vec<Manifest>, Refusal> {
+    let object = wanted.gateway;
+    let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
+    let infrastructure = object.spec.infrastructure.as_ref();
+    let reference = infrastructure.and_then(|i| i.parameters_ref.as_ref());
+    let invalid = |message: String| ("InvalidParameters", message);
+    let overlay = match reference {
+        None => Overlay::default(),
+        Some(reference) if reference.group.is_empty() && reference.kind == "ConfigMap" => {
+            let name = &reference.name;
+            let map = look.get::<ConfigMap>(namespace, name);
+            let map = map.ok_or_else(|| {
+                invalid(format!("ConfigMap {namespace}/{name} of the parameters does not exist"))
+            })?;
+            Overlay::read(map)
+                .map_err(|error| invalid(format!("ConfigMap {namespace}/{name}: {error}")))?
+        }
+        Some(reference) => {
+            let message = format!(
+                "parameters of kind {} are not served; wanted a ConfigMap of the same namespace",
+                reference.kind
+            );
+            return Err(invalid(message));
+        }
+    };
+    if !is_managed(object) {
+        return Ok(Vec::new());
+    }
+    manifest::objects(wanted, &overlay, look.mesh()).map_err(|error| invalid(error.to_string()))
+}
+
+/// What of a Gateway is refused besides its listeners.
+#[derive(Clone, Copy)]
+struct Told<'a> {
+    /// The certificate that backends are shown.
+    client: Option<&'a Refusal>,
+    /// The parameters of its objects.
+    parameters: Option<&'a Refusal>,
 }
 
 /// Settings of the proxies; none if the Gateway's name is no name.
@@ -134,11 +184,9 @@ fn is_managed(object: &Object) -> bool {
 }
 
 /// Why a Gateway is not accepted as a whole.
-fn refused(object: &Object) -> Option<Refusal> {
-    let infrastructure = object.spec.infrastructure.as_ref();
-    if let Some(reference) = infrastructure.and_then(|i| i.parameters_ref.as_ref()) {
-        let message = format!("parameters of kind {} are not served", reference.kind);
-        return Some(("InvalidParameters", message));
+fn refused(object: &Object, told: Told<'_>) -> Option<Refusal> {
+    if let Some(parameters) = told.parameters {
+        return Some(parameters.clone());
     }
     let addresses = object.spec.addresses.iter().flatten();
     let kind = |kind: Option<&str>| kind.unwrap_or("IPAddress").to_owned();
@@ -152,17 +200,20 @@ fn status(
     object: &Object,
     shape: &Shape,
     judged: &[Judged],
-    client: Option<&Refusal>,
+    told: Told<'_>,
     look: &mut Lookup<'_>,
 ) -> Output {
     let has_client = object.spec.tls.as_ref().and_then(|tls| tls.backend.as_ref()).is_some();
     let addresses = addresses(object, shape, look);
     let serving = is_serving(object, look);
     let own: Vec<&Judged> = judged.iter().filter(|one| one.owner == Owner::Gateway).collect();
-    let mut conditions = vec![accepted(object, &own)];
-    conditions.push(programmed(object, judged, &addresses, serving));
+    let mut conditions = vec![accepted(object, &own, told)];
+    conditions.push(match refused(object, told) {
+        Some(_) => Condition::new("Programmed", false, "Invalid", NOTHING.to_owned()),
+        None => programmed(object, judged, &addresses, serving),
+    });
     if has_client {
-        conditions.push(condition("ResolvedRefs", "ResolvedRefs", client));
+        conditions.push(condition("ResolvedRefs", "ResolvedRefs", told.client));
     }
     if frontend::read(object, look).is_insecure() {
         let message = "clients without a valid certificate are taken".to_owned();
@@ -194,8 +245,8 @@ fn sets(judged: &[Judged]) -> usize {
     sets.collect::<BTreeSet<_>>().len()
 }
 
-fn accepted(object: &Object, judged: &[&Judged]) -> Condition {
-    if let Some((reason, message)) = refused(object) {
+fn accepted(object: &Object, judged: &[&Judged], told: Told<'_>) -> Condition {
+    if let Some((reason, message)) = refused(object, told) {
         return Condition::new("Accepted", false, reason, message);
     }
     let standing = judged.iter().filter(|one| one.stands()).count();
@@ -217,8 +268,8 @@ fn programmed(
 ) -> Condition {
     let no =
         |reason, message: &str| Condition::new("Programmed", false, reason, message.to_owned());
-    if refused(object).is_some() || judged.iter().all(|one| one.resource.is_none()) {
-        return no("Invalid", "nothing can be served");
+    if judged.iter().all(|one| one.resource.is_none()) {
+        return no("Invalid", NOTHING);
     }
     let asked = object.spec.addresses.iter().flatten().filter_map(|address| address.value.as_ref());
     let unusable: Vec<_> =

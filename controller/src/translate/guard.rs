@@ -122,6 +122,11 @@ fn name(workload: &Workload, rules: &[Rule]) -> PolicyName {
     PolicyName::new(workload.namespace.as_str(), &name)
 }
 
+/// The ConfigMap with settings of the mesh; it is read without being named anywhere.
+pub fn mesh_config(mesh: &Mesh) -> Key {
+    Key { kind: Kind::ConfigMap, name: Name::new(&mesh.root_namespace, MESH_CONFIG) }
+}
+
 /// Tells whether the guard only records what it would refuse.
 fn observes(look: &mut Lookup<'_>) -> bool {
     let root = Arc::clone(&look.mesh().root_namespace);

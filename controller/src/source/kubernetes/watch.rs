@@ -24,10 +24,23 @@ use super::{Cluster, LeftOut, object};
 use crate::source::{Change, Problem};
 use crate::store::{Key, Kind, Name, Object};
 
-/// Secrets that no Gateway can name, and ConfigMaps that are in every namespace.
-const SECRETS: &str = "type!=kubernetes.io/service-account-token,type!=helm.sh/release.v1,\
-    type!=kubernetes.io/dockerconfigjson,type!=bootstrap.kubernetes.io/token,type!=istio.io/ca-root";
-const CONFIG_MAPS: &str = "metadata.name!=kube-root-ca.crt,metadata.name!=istio-ca-root-cert";
+/// What is followed.
+#[derive(Clone, Debug)]
+pub(super) enum Scope {
+    /// All objects of a kind.
+    All(Kind),
+    /// One object.
+    One(Key),
+}
+
+impl Scope {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::All(kind) => *kind,
+            Self::One(key) => key.kind,
+        }
+    }
+}
 
 /// What one kind's watch has seen.
 #[derive(Debug)]
@@ -37,28 +50,44 @@ pub(super) enum Seen {
     /// One object cannot be read, or can be read again.
     Unreadable(Key, Option<Problem>),
     /// Everything there was has been told.
-    Synced(Kind),
+    Synced(Scope),
 }
 
-/// Follows `kind` until it is no longer served or nobody listens.
+/// Where all objects of a kind are found that matter: of those that run gateways, ours.
+pub(super) fn all(
+    cluster: &Cluster,
+    kind: Kind,
+    resource: &ApiResource,
+) -> (Api<DynamicObject>, watcher::Config) {
+    let api = Api::all_with(cluster.client.clone(), resource);
+    let config = watcher::Config::default();
+    let config = if is_made(kind) { config.labels(crate::api::MANAGED) } else { config };
+    (api, config)
+}
+
+/// Tells whether objects of the kind are looked at only if they were made for a Gateway.
+pub(crate) fn is_made(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::ServiceAccount
+            | Kind::Deployment
+            | Kind::HorizontalPodAutoscaler
+            | Kind::PodDisruptionBudget
+    )
+}
+
+/// Follows what `scope` names until it is no longer served or nobody listens.
 pub(super) async fn follow(
     cluster: Arc<Cluster>,
-    kind: Kind,
-    resource: ApiResource,
+    scope: Scope,
+    (api, config): (Api<DynamicObject>, watcher::Config),
     out: mpsc::Sender<Seen>,
 ) {
-    let api: Api<DynamicObject> = Api::all_with(cluster.client.clone(), &resource);
-    let config = watcher::Config::default();
-    let config = if kind == Kind::Secret {
-        config.fields(SECRETS)
-    } else if kind == Kind::ConfigMap {
-        config.fields(CONFIG_MAPS)
-    } else {
-        config
-    };
+    let kind = scope.kind();
     let mut left_out = cluster.left_out.subscribe();
     let left = left_out.borrow_and_update().clone();
-    let mut follower = Follower { cluster, kind, known: BTreeSet::new(), listed: None, left };
+    let known = BTreeSet::new();
+    let mut follower = Follower { cluster, kind, scope, known, listed: None, left };
     loop {
         let mut events = pin!(watcher(api.clone(), config.clone()).default_backoff());
         loop {
@@ -67,8 +96,8 @@ pub(super) async fn follow(
                     Some(Ok(event)) => (follower.take(event), false),
                     Some(Err(error)) if is_not_served(&error) => (follower.clear(), false),
                     Some(Err(error)) => {
-                        tracing::warn!(kind = kind.as_str(), %error, "watch failed; it is tried again");
-                        continue;
+                        tracing::warn!(scope = ?follower.scope, %error, "watch failed; it is tried again");
+                        (follower.failed(), false)
                     }
                     None => return,
                 },
@@ -102,6 +131,7 @@ fn is_not_served(error: &watcher::Error) -> bool {
 struct Follower {
     cluster: Arc<Cluster>,
     kind: Kind,
+    scope: Scope,
     known: BTreeSet<Name>,
     /// Names in the list that is being read.
     listed: Option<BTreeSet<Name>>,
@@ -126,7 +156,7 @@ impl Follower {
                 let gone: Vec<Name> = self.known.difference(&listed).cloned().collect();
                 let mut seen: Vec<Seen> =
                     gone.into_iter().flat_map(|name| self.remove(name)).collect();
-                seen.push(Seen::Synced(self.kind));
+                seen.push(Seen::Synced(self.scope.clone()));
                 seen
             }
             Event::Apply(object) => self.put(object),
@@ -139,8 +169,16 @@ impl Follower {
         self.listed = None;
         let known = std::mem::take(&mut self.known);
         let mut seen: Vec<Seen> = known.into_iter().flat_map(|name| self.remove(name)).collect();
-        seen.push(Seen::Synced(self.kind));
+        seen.push(Seen::Synced(self.scope.clone()));
         seen
+    }
+
+    /// Who waits for one object waits no longer: whether it is there cannot be told.
+    fn failed(&self) -> Vec<Seen> {
+        match &self.scope {
+            scope @ Scope::One(_) => vec![Seen::Synced(scope.clone())],
+            Scope::All(_) => Vec::new(),
+        }
     }
 
     /// Other namespaces are left out from now on; tells what goes with them, and whether some
@@ -246,6 +284,7 @@ mod tests {
         let follower = |kind| Follower {
             cluster: Arc::clone(&cluster),
             kind,
+            scope: Scope::All(kind),
             known: BTreeSet::new(),
             listed: None,
             left: LeftOut::default(),

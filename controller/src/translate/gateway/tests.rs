@@ -376,3 +376,68 @@ fn a_waypoint_has_one_listener() {
     let (_, listeners) = with("{name: http, port: 80, protocol: HTTP}").gateway();
     assert_eq!(listeners["http"].1["Accepted"], (false, "UnsupportedProtocol"));
 }
+
+/// The ConfigMap `p` beside the Gateway, with one key.
+fn parameters(key: &str, text: &str) -> String {
+    let data = serde_json::json!({ key: text });
+    format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: p, namespace: infra}}\ndata: {data}\n"
+    )
+}
+
+const PARAMETERS: &str =
+    "  infrastructure: {parametersRef: {group: '', kind: ConfigMap, name: p}}\n";
+
+/// The object of a kind, as it is to be written.
+fn object(made: &Made, kind: Kind) -> Option<&serde_json::Value> {
+    made.0.iter().find_map(|output| match output {
+        Output::Object(manifest) => (manifest.key.kind == kind).then_some(&manifest.value),
+        Output::Config(_) | Output::Status(_) | Output::Attached(..) => None,
+    })
+}
+
+#[test]
+fn parameters_are_laid_over_the_objects() {
+    let spec = format!("{HTTP}{PARAMETERS}");
+    let with = |key: &str, text: &str| gateway(&spec, &[READY, &parameters(key, text)]);
+    let made = with("deployment", "spec: {replicas: 3}");
+    assert_eq!(made.gateway().0["Accepted"], (true, "Accepted"));
+    assert_eq!(object(&made, Kind::Deployment).unwrap()["spec"]["replicas"], 3);
+    assert_eq!(object(&made, Kind::HorizontalPodAutoscaler), None, "nobody asked for one");
+
+    let made = with("horizontalPodAutoscaler", "spec: {minReplicas: 2, maxReplicas: 9}");
+    let scaler = object(&made, Kind::HorizontalPodAutoscaler).unwrap();
+    assert_eq!(scaler["spec"]["scaleTargetRef"]["name"], "gw-waymark");
+    assert_eq!(
+        (&scaler["spec"]["minReplicas"], &scaler["spec"]["maxReplicas"]),
+        (&2.into(), &9.into())
+    );
+    assert_eq!(scaler["metadata"]["labels"]["gateway.networking.k8s.io/gateway-name"], "gw");
+
+    let made = with("podDisruptionBudget", "spec: {minAvailable: 1}");
+    let budget = object(&made, Kind::PodDisruptionBudget).unwrap();
+    assert_eq!(budget["spec"]["minAvailable"], 1);
+    let deployment = object(&made, Kind::Deployment).unwrap();
+    assert_eq!(budget["spec"]["selector"], deployment["spec"]["selector"]);
+}
+
+#[test]
+fn parameters_that_are_not_understood_leave_the_objects_as_they_were() {
+    let spec = format!("{HTTP}{PARAMETERS}");
+    let cases: [(Vec<String>, &str); 3] = [
+        (Vec::new(), "infra/p of the parameters does not exist"),
+        (vec![parameters("deployments", "{}")], "key \"deployments\" is not known"),
+        (vec![parameters("service", "metadata: {name: x}")], "service: metadata.name may not"),
+    ];
+    for (maps, why) in cases {
+        let mut more = vec![READY];
+        more.extend(maps.iter().map(String::as_str));
+        let made = gateway(&spec, &more);
+        let (told, _) = made.gateway();
+        assert_eq!(told["Accepted"], (false, "InvalidParameters"), "{why}");
+        assert_eq!(told["Programmed"], (false, "Invalid"), "{why}");
+        let told = made.status().conditions();
+        assert!(told.iter().any(|told| told.message.contains(why)), "{why}: {told:?}");
+        assert_eq!(object(&made, Kind::Deployment), None, "what was made before is kept");
+    }
+}
