@@ -23,8 +23,8 @@ use crate::settings::Settings;
 use crate::source::Batch;
 use crate::source::folder::Folders;
 use crate::source::kubernetes::{Cluster, Watches};
-use crate::store::ReadKey;
 use crate::store::facts::FactKey;
+use crate::store::{Kind, ReadKey};
 
 /// Where objects come from.
 #[derive(Debug)]
@@ -91,6 +91,14 @@ impl Sink {
                     ReadKey::Object(_) | ReadKey::Index(..) | ReadKey::Fact(_) => None,
                 };
                 outbox.pods.add(touched.iter().filter_map(pod));
+                let node = |key: &ReadKey| match key {
+                    ReadKey::Fact(FactKey::Node(name)) => Some(name.to_string()),
+                    ReadKey::Object(key) if key.kind == Kind::Node => {
+                        Some(key.name.name.to_string())
+                    }
+                    ReadKey::Object(_) | ReadKey::Index(..) | ReadKey::Fact(_) => None,
+                };
+                outbox.nodes.add(touched.iter().filter_map(node));
             }
         }
     }
@@ -233,6 +241,12 @@ impl Writers {
                         leading.clone(),
                     )),
                     Box::pin(provision::roots::run(client, authorities, leading.clone())),
+                    Box::pin(provision::untaint::run(
+                        Arc::clone(hub),
+                        Arc::clone(&cluster),
+                        Arc::clone(&outbox),
+                        leading.clone(),
+                    )),
                 )
             };
             tokio::select! {
