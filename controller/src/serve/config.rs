@@ -26,11 +26,16 @@ pub type Named = (Family, Arc<str>);
 pub struct Entry {
     /// The encoded resource.
     pub versioned: Versioned,
-    /// Who needs it.
-    pub scope: Scope,
     /// Account of a waypoint that still gets an older form, and that form.
     pub held: Option<(String, Versioned)>,
     config: Arc<Config>,
+}
+
+impl Entry {
+    /// Who needs it.
+    pub fn scope(&self) -> &Scope {
+        &self.config.scope
+    }
 }
 
 /// Everything published.
@@ -82,7 +87,7 @@ impl Published {
         let new = resources.get(name).cloned();
         if let (Some(old), Some(new)) = (&old, &new)
             && old.versioned == new.versioned
-            && old.scope == new.scope
+            && old.scope() == new.scope()
             && old.held == new.held
         {
             return false;
@@ -181,7 +186,6 @@ fn encode(name: &Arc<str>, config: &Arc<Config>) -> Option<Entry> {
     let held = config.held.as_ref();
     Some(Entry {
         versioned: version(name, &config.resource)?,
-        scope: config.scope.clone(),
         held: held.and_then(|held| Some((held.account.clone(), version(name, &held.resource)?))),
         config: Arc::clone(config),
     })

@@ -25,6 +25,7 @@ use super::{allowed, listener_set, shape, waypoint};
 use crate::api;
 use crate::api::gateway as written;
 use crate::output::Listened;
+use crate::status::packed::Packed;
 use crate::status::{Body, Condition, ParentStatus, Status};
 use crate::store::lookup::Lookup;
 use crate::store::{Key, Kind, Name};
@@ -52,7 +53,7 @@ pub struct Attached {
     /// Listeners that count the route.
     pub listeners: BTreeSet<Listened>,
     /// Per parent of ours: the reference, whose it is, and why it does not take the route.
-    told: Vec<(serde_json::Value, &'static str, Option<Refusal>)>,
+    told: Vec<(Packed, &'static str, Option<Refusal>)>,
 }
 
 impl Route<'_> {
@@ -98,6 +99,7 @@ pub fn attach(route: Route<'_>, look: &mut Lookup<'_>) -> Attached {
         };
         if let Some((controller, refused)) = told {
             let reference = serde_json::to_value(reference).unwrap_or_default();
+            let reference = Packed::from(&reference);
             attached.told.push((reference, controller, refused));
         }
     }
