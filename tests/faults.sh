@@ -6,7 +6,7 @@
 #   faults.sh [--name CLUSTER] [FAULT]...     all but `churn` when none is named
 #
 # Faults: controllers controller-gone apiserver agent tunnel waypoint ingress kubelet dns churn
-# `churn` replaces 200 pods, which takes a machine with more than two cores that are idle.
+# `churn` replaces 200 pods; on two busy cores they were not ready in its 300 s.
 # A cluster of that name that runs is used as it is, and left.
 #
 # The load: from a pod in the mesh on each node through the waypoint, and from outside through
@@ -21,7 +21,7 @@ name=faults faults=()
 while [ $# -gt 0 ]; do
   case "$1" in
     --name) name="$2"; shift 2 ;;
-    -*) sed -n '3,9s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    -*) sed -n '4,10s/^# \{0,1\}//p' "$0"; exit 2 ;;
     *) faults+=("$1"); shift ;;
   esac
 done
