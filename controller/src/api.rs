@@ -68,6 +68,9 @@ pub const TRACING_SAMPLING: &str = "gateway.waymark.dev/tracing-sampling";
 
 /// API group of Gateway API.
 pub const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
+
+/// API group of ServiceEntry and WorkloadEntry.
+pub const NETWORKING_GROUP: &str = "networking.istio.io";
 /// The port of HBONE.
 pub const HBONE_PORT: u16 = 15008;
 /// DNS suffix of Services.

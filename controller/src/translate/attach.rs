@@ -7,7 +7,7 @@
 //! is not ours gets no entry: its own controller speaks for it.
 //!
 //! Rule: `ParentReference` and `RouteConditionReason` in Gateway API `apis/v1/shared_types.go`;
-//! Services as parents: GEP-1294, GEP-1324.
+//! Services as parents: GEP-1294, GEP-1324; a ServiceEntry is one as with Istio's waypoints.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use gateway_api::experimental::gateways::{Gateway, GatewayListeners};
 use gateway_api::listenersets::ListenerSet;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use routing::discovery::ServiceKey;
 use routing::matching::HostPattern;
 use routing::route::{Parent, ParentRef, RouteKind};
 
@@ -24,6 +25,7 @@ use super::listener::{self, Owner, Refusal, condition};
 use super::{allowed, listener_set, shape, waypoint};
 use crate::api;
 use crate::api::gateway as written;
+use crate::api::istio::ServiceEntry;
 use crate::output::Listened;
 use crate::status::{Body, Condition, ParentStatus, Status};
 use crate::store::lookup::Lookup;
@@ -93,7 +95,9 @@ pub fn attach(route: Route<'_>, look: &mut Lookup<'_>) -> Attached {
             (api::GATEWAY_GROUP, "Gateway" | "ListenerSet") => {
                 to_listeners(route, reference, look, &mut attached)
             }
-            ("", "Service") => Some(to_service(route, reference, look, &mut attached)),
+            ("", "Service") | (api::NETWORKING_GROUP, "ServiceEntry") => {
+                Some(to_service(route, reference, look, &mut attached))
+            }
             _ => None,
         };
         if let Some((controller, refused)) = told {
@@ -195,6 +199,29 @@ fn common_hosts(route: Route<'_>, entry: &GatewayListeners) -> Option<Vec<HostPa
     (!common.is_empty()).then_some(common)
 }
 
+/// What a route that names a Service or ServiceEntry is for.
+struct Called<'a> {
+    meta: &'a ObjectMeta,
+    ports: Vec<u16>,
+    /// Names that it is called by: one of a Service, each host of a ServiceEntry.
+    hosts: Vec<String>,
+}
+
+impl<'a> Called<'a> {
+    fn find(kind: &str, namespace: &str, name: &str, look: &mut Lookup<'a>) -> Option<Self> {
+        if kind == "ServiceEntry" {
+            let entry = look.get::<ServiceEntry>(namespace, name)?;
+            let ports = entry.spec.ports.iter().map(|port| port.number).collect();
+            return Some(Self { meta: &entry.metadata, ports, hosts: entry.spec.hosts.clone() });
+        }
+        let service = look.get::<Service>(namespace, name)?;
+        let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+        let ports = ports.filter_map(|port| u16::try_from(port.port).ok()).collect();
+        let hosts = vec![api::service_host(namespace, name)];
+        Some(Self { meta: &service.metadata, ports, hosts })
+    }
+}
+
 fn to_service(
     route: Route<'_>,
     reference: &written::ParentRef,
@@ -202,42 +229,41 @@ fn to_service(
     attached: &mut Attached,
 ) -> Told {
     let controller = api::CLASSES[0].controller;
+    let kind = reference.kind.as_deref().unwrap_or_default();
     let namespace = reference.namespace.as_deref().unwrap_or(route.namespace());
     let name = reference.name.as_str();
-    let refused = |reason, message: String| (controller, Some((reason, message)));
-    let Some(service) = look.get::<Service>(namespace, name) else {
-        return refused("NoMatchingParent", format!("Service {namespace}/{name} does not exist"));
+    let refused = |message: String| (controller, Some(("NoMatchingParent", message)));
+    let Some(called) = Called::find(kind, namespace, name, look) else {
+        return refused(format!("{kind} {namespace}/{name} does not exist"));
     };
     let port = match reference.port {
         None => None,
-        Some(number) => {
-            let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
-            let known = ports.into_iter().any(|port| port.port == number);
-            match u16::try_from(number) {
-                Ok(port) if known => Some(port),
-                _ => return refused("NoMatchingParent", format!("{name} has no port {number}")),
-            }
-        }
+        Some(number) => match u16::try_from(number) {
+            Ok(port) if called.ports.contains(&port) => Some(port),
+            _ => return refused(format!("{name} has no port {number}")),
+        },
     };
-    let Ok(key) = api::service_key(namespace, name).parse() else {
-        return refused("NoMatchingParent", format!("{namespace}/{name} is no name"));
-    };
-    let binding = waypoint::of_service(&service.metadata, look);
+    let keys: Result<Vec<ServiceKey>, _> =
+        called.hosts.iter().map(|host| format!("{namespace}/{host}").parse()).collect();
+    let Ok(keys) = keys else { return refused(format!("{namespace}/{name} is no name")) };
+    let binding = waypoint::of_service(called.meta, look);
     // The owner of a Service speaks for all callers, as does the owner of its waypoint; who
     // else attaches a route to it speaks for callers of the own namespace.
     let waypoints = binding.as_ref().map(|binding| &*binding.gateway.namespace);
     let own = route.namespace();
     let for_all = own == namespace || waypoints == Some(own);
-    let consumer = (!for_all).then(|| Arc::from(own));
+    let consumer: Option<Arc<str>> = (!for_all).then(|| Arc::from(own));
     attached.gateways.extend(binding.map(|binding| binding.gateway));
-    let parent = Parent::Service { key, port, consumer };
     // Whom a request is for is known from the connection, so its host says nothing here; but a
     // TLS connection has only its server name to tell one rule from another.
-    let hostnames = match route.kind {
+    let hostnames: Vec<_> = match route.kind {
         RouteKind::Tls => route.hostnames.iter().filter_map(|text| text.parse().ok()).collect(),
         RouteKind::Http | RouteKind::Grpc | RouteKind::Tcp | RouteKind::Udp => Vec::new(),
     };
-    attached.parents.push(ParentRef { parent, hostnames });
+    attached.parents.extend(keys.into_iter().map(|key| ParentRef {
+        parent: Parent::Service { key, port, consumer: consumer.clone() },
+        hostnames: hostnames.clone(),
+    }));
     (controller, None)
 }
 

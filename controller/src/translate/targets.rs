@@ -68,7 +68,7 @@ pub(super) fn find_targets(
         }
         match (target.group.as_str(), target.kind.as_str()) {
             ("" | "core", "Service") => service_target(name, target, look, notes, &mut targets),
-            ("networking.istio.io", "ServiceEntry") => {
+            (api::NETWORKING_GROUP, "ServiceEntry") => {
                 entry_target(name, target, look, notes, &mut targets);
             }
             (api::GATEWAY_GROUP, "Gateway") => {

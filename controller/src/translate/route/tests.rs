@@ -333,6 +333,32 @@ fn a_service_as_parent_sends_rules_to_its_waypoint() {
 }
 
 #[test]
+fn a_service_entry_as_parent_sends_rules_of_each_host_to_its_waypoint() {
+    let entry = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: out, namespace: infra, labels: {istio.io/use-waypoint: waypoint}}
+spec: {hosts: [a.example, b.example], ports: [{number: 80, name: http}], resolution: DNS}
+";
+    let parent = "{group: networking.istio.io, kind: ServiceEntry, name: out, port: 80}";
+    let made = http_with("infra", &to_v1(parent), &[WAYPOINT, entry]);
+    assert_eq!(made.parents()[0]["Accepted"], (true, "Accepted"));
+    let rules = made.rules();
+    let (rule, scope) = &rules[0];
+    let named: Vec<_> = rule.parents.iter().map(|one| one.parent.clone()).collect();
+    let want = ["infra/a.example", "infra/b.example"].map(|key| Parent::Service {
+        key: key.parse().unwrap(),
+        port: Some(80),
+        consumer: None,
+    });
+    assert_eq!(named, want);
+    assert_eq!(**scope, Scope::Gateways([Name::new("infra", "waypoint")].into()));
+    let other_port = parent.replace("80", "81");
+    let gone = http_with("infra", &to_v1(&other_port), &[WAYPOINT, entry]);
+    assert_eq!(gone.parents()[0]["Accepted"], (false, "NoMatchingParent"));
+}
+
+#[test]
 fn l4_routes_attach_to_listeners_of_their_kind() {
     let base = "
 apiVersion: gateway.networking.k8s.io/v1
