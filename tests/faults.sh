@@ -5,14 +5,16 @@
 #
 #   faults.sh [--name CLUSTER] [FAULT]...     all but `churn` when none is named
 #
-# Faults: controllers controller-gone apiserver agent tunnel waypoint ingress kubelet dns churn
+# Faults: controllers controller-gone apiserver agent tunnel waypoint ingress kubelet dns root
+# waypoint-gone churn
 # `churn` replaces 200 pods; on two busy cores they were not ready in its 300 s.
 # A cluster of that name that runs is used as it is, and left.
 #
 # The load: from a pod in the mesh on each node through the waypoint, and from outside through
 # the ingress; each with a connection for every request (`new`) and on kept connections
 # (`kept`). Waypoint, ingress and backend have two replicas. No request may fail, but for kept
-# connections while tunnels are rolled, where the number is told.
+# connections while tunnels are rolled, where the number is told. While requests are served, no
+# Gateway may be said to be down; after each fault `waymark status` must be content again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tests/setup.sh
@@ -21,12 +23,12 @@ name=faults faults=()
 while [ $# -gt 0 ]; do
   case "$1" in
     --name) name="$2"; shift 2 ;;
-    -*) sed -n '4,10s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    -*) sed -n '4,11s/^# \{0,1\}//p' "$0"; exit 2 ;;
     *) faults+=("$1"); shift ;;
   esac
 done
 [ ${#faults[@]} -gt 0 ] ||
-  faults=(controllers controller-gone apiserver agent tunnel waypoint ingress kubelet dns)
+  faults=(controllers controller-gone apiserver agent tunnel waypoint ingress kubelet dns root waypoint-gone)
 # So many addresses for pods has a node that replaced pods get those of others at once.
 cluster_flags=(--addresses 126)
 . tests/cluster/mesh.sh
@@ -190,6 +192,38 @@ counted() {
 # What an exec prints can be cut off.
 fetch() { k exec "$1" -- /busybox cat "$2" >"$3" && [ -s "$3" ] && jq -e .sent "$3"; }
 
+# ---- what is said meanwhile ----------------------------------------------------------------------
+# watch_status — notes every second whether each Gateway is said to be programmed.
+watch_status() {
+  (
+    while [ ! -e "$work/watched" ]; do
+      # No answer is no lie: the apiserver may be what is gone.
+      k get gtw --request-timeout=2s -o json 2>/dev/null |
+        jq -r '.items[] | [.metadata.name, (.status.conditions[] | select(.type == "Programmed") | .status, .message)] | @tsv' || true
+      sleep 1
+    done >"$work/said"
+  ) &
+  watching=$!
+}
+# told FAULT — ends that, and tells what was said while all requests were served.
+told() {
+  local lies looks
+  touch "$work/watched"
+  wait "$watching" && rm -f "$work/watched"
+  looks="$(wc -l <"$work/said")"
+  lies="$(awk -F'\t' '$2 != "True"' "$work/said" | sort | uniq -c | head -n 5)"
+  if [ "$looks" -gt 4 ] && [ -z "$lies" ]; then ok "$1: Gateways are programmed, in $looks looks"; else bad "$1: of $looks looks some say that a Gateway which serves is down: $lies"; fi
+  if content "$1"; then ok "$1: waymark status is content"; else bad "$1: waymark status says: $(jq -r '.ills | join("; ")' "$work/status.json")"; fi
+}
+status() { cluster enter "$target/debug/waymark" status -o json >"$work/status.json" 2>"$work/status.err"; }
+content() {
+  local until=$((SECONDS + 45))
+  while ! status; do
+    [ $SECONDS -lt $until ] || return 1
+    sleep 1
+  done
+}
+
 # ---- the faults -----------------------------------------------------------------------------------
 # revive PATTERN SECONDS — kills a process of the cluster's world, starts the same after a while.
 revive() {
@@ -253,6 +287,25 @@ fault_dns() {
   kubectl -n kube-system scale deployment/coredns --replicas=1 >/dev/null
   rolled kube-system deployment/coredns
 }
+fault_root() {
+  cluster enter "$target/debug/waymark" rotate-root >"$work/root" || fail "the root is not rotated: $(cat "$work/root")"
+}
+# No load: all of it has to be refused. What is declared and absent is never walked around.
+fault_waypoint-gone() {
+  local passed_by
+  k scale "$waypoint" --replicas=0 >/dev/null
+  k wait --for=delete pod -l gateway.networking.k8s.io/gateway-name=waypoint --timeout=60s >/dev/null
+  k exec "$client" -- waymark-load http backend.faults.svc.cluster.local:8080 --fresh --look-up --clients 2 --rate 20 --seconds 5 >"$work/gone.json" || true
+  passed_by="$(jq .good "$work/gone.json")"
+  if [ "$passed_by" -eq 0 ]; then ok "waypoint-gone: $(jq .sent "$work/gone.json") requests, none walked around it"; else bad "waypoint-gone: $passed_by requests walked around it"; fi
+  down() { [ "$(k get gtw waypoint -o jsonpath='{.status.conditions[?(@.type=="Programmed")].status}')" = False ]; }
+  await 30 "the waypoint is said to be down" down
+  if status; then bad "waypoint-gone: waymark status is content"; else ok "waypoint-gone: $(k get gtw waypoint -o jsonpath='{.status.conditions[?(@.type=="Programmed")].message}')"; fi
+  k scale "$waypoint" --replicas=2 >/dev/null
+  rolled faults "$waypoint"
+  k wait --for=condition=Programmed gtw/waypoint --timeout=60s >/dev/null
+  content || bad "waypoint-gone: waymark status says: $(jq -r '.ills | join("; ")' "$work/status.json")"
+}
 fault_churn() {
   local before after again
   before="$(k get pods -l app=many -o jsonpath='{range .items[*]}{.status.podIP}{"\n"}{end}' | sort)"
@@ -289,12 +342,18 @@ for fault in "${faults[@]}"; do
     say "200 pods run after $((SECONDS - begun)) s"
     service=many
   fi
-  load "$service"
-  sleep 2
-  "fault_$fault"
-  # What breaks late, breaks within the time in which everything has settled.
-  sleep 3
-  counted "$fault"
+  if [ "$fault" = waypoint-gone ]; then
+    fault_waypoint-gone
+  else
+    load "$service"
+    watch_status
+    sleep 2
+    "fault_$fault"
+    # What breaks late, breaks within the time in which everything has settled.
+    sleep 3
+    counted "$fault"
+    told "$fault"
+  fi
   say "$fault: $((SECONDS - begun)) s"
 done
 stop_capture
