@@ -310,6 +310,14 @@ impl World {
         self.agent.node.place(uid, &pod.netns.path(), addresses, SOON).await
     }
 
+    async fn not_served(&self, uid: &str) {
+        let begun = Instant::now();
+        while self.tunnel.serves(uid) {
+            assert!(begun.elapsed() < SOON, "the tunnel still serves a pod that is gone");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     fn target(&self, v6: bool) -> SocketAddr {
         SocketAddr::new(self.server.ip(v6), 8080)
     }
@@ -516,13 +524,34 @@ async fn plug_ins_wait_for_pods_of_the_mesh_alone() {
     assert_eq!(outside.unwrap(), Standing::Released);
     world.agent.node.put(spec("server", &world.server));
     assert_eq!(world.place("server", &world.server).await.unwrap(), Standing::Enrolled);
-    world.agent.node.forget("server");
-    assert_eq!(world.agent.report("server"), None);
-    let begun = Instant::now();
-    while world.tunnel.serves("server") {
-        assert!(begun.elapsed() < SOON, "the tunnel still serves a pod that is gone");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    world.agent.node.vacated("server", &world.server.netns.path());
+    world.agent.node.let_go("server");
+    world.not_served("server").await;
+}
+
+/// Runtimes make a sandbox anew when the first could not be set up or has died; of the old one
+/// they may tell at any time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_gets_another_sandbox_is_enrolled_there() {
+    let world = World::new();
+    world.enrol("pod", &world.client).await;
+    world.agent.node.vacated("pod", Path::new("/run/netns/of-an-older-sandbox"));
+    assert_eq!(world.agent.report("pod").unwrap().standing, Standing::Enrolled);
+    assert!(world.tunnel.serves("pod"));
+
+    world.agent.node.vacated("pod", &world.client.netns.path());
+    world.not_served("pod").await;
+    let waits = |pod: &PodReport| pod.standing == Standing::Pending;
+    world.agent.until("pod", "waiting for a namespace", waits).await;
+    assert_eq!(world.place("pod", &world.client).await.unwrap(), Standing::Enrolled);
+    assert!(world.tunnel.serves("pod"));
+
+    // The next one is known before the end of the last is told.
+    world.agent.node.put(spec("pod", &world.server));
+    assert_eq!(world.place("pod", &world.server).await.unwrap(), Standing::Enrolled);
+    world.agent.node.vacated("pod", &world.client.netns.path());
+    assert_eq!(world.agent.report("pod").unwrap().standing, Standing::Enrolled);
+    assert!(world.tunnel.serves("pod"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,9 +9,10 @@
 //! addresses, is never taken for the pod's: another pod's traffic would carry
 //! its identity.
 
+use std::fs::DirEntry;
 use std::io;
 use std::net::{IpAddr, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::sys::NetworkNamespace;
 
@@ -22,16 +23,7 @@ use crate::sys::NetworkNamespace;
 #[must_use]
 pub fn find(proc: &Path, uid: &str, node: &NetworkNamespace) -> Option<NetworkNamespace> {
     let mut found: Option<(u64, NetworkNamespace)> = None;
-    for entry in std::fs::read_dir(proc).ok()?.flatten() {
-        let path = entry.path();
-        let is_process = entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit);
-        if !is_process {
-            continue;
-        }
-        let Ok(cgroup) = std::fs::read_to_string(path.join("cgroup")) else { continue };
-        if !names_pod(&cgroup, uid) {
-            continue;
-        }
+    for path in processes(proc, uid) {
         let Ok(stat) = std::fs::read_to_string(path.join("stat")) else { continue };
         let Some(started) = start_time(&stat) else { continue };
         let Ok(namespace) = NetworkNamespace::open(&path.join("ns/net")) else { continue };
@@ -41,6 +33,22 @@ pub fn find(proc: &Path, uid: &str, node: &NetworkNamespace) -> Option<NetworkNa
         }
     }
     found.map(|(_, namespace)| namespace)
+}
+
+/// Tells whether the pod `uid` has a process below `proc`.
+#[must_use]
+pub fn runs(proc: &Path, uid: &str) -> bool {
+    processes(proc, uid).next().is_some()
+}
+
+/// Folders below `proc` of the processes of the pod `uid`.
+fn processes(proc: &Path, uid: &str) -> impl Iterator<Item = PathBuf> {
+    let entries = std::fs::read_dir(proc).into_iter().flatten().flatten();
+    let is_process =
+        |entry: &DirEntry| entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit);
+    entries.filter(is_process).map(|entry| entry.path()).filter(move |path| {
+        std::fs::read_to_string(path.join("cgroup")).is_ok_and(|cgroup| names_pod(&cgroup, uid))
+    })
 }
 
 /// Tells whether `namespace` has one of `addresses`.

@@ -190,6 +190,11 @@ impl Course {
         self.try_now();
     }
 
+    /// The namespace is gone with all that was in it, and another one may come.
+    pub fn vacate(&mut self) {
+        *self = Self { present: false, repairs: self.repairs, ..Self::gone(self) };
+    }
+
     /// The rules may have changed.
     pub fn disturb(&mut self) {
         self.disturbed = true;

@@ -51,8 +51,12 @@ struct Inner {
 struct Entry {
     events: mpsc::UnboundedSender<Event>,
     status: watch::Receiver<Status>,
-    /// How often the controller has spoken of the pod.
-    said: u64,
+    /// The controller has spoken of the pod.
+    spoken: bool,
+    /// The last thing that it said: the pod belongs in the mesh.
+    inside: bool,
+    /// How much the task was told; what it publishes says how much it has taken in.
+    told: u64,
     spec: Option<PodSpec>,
     place: Option<Place>,
 }
@@ -184,7 +188,7 @@ impl Node {
     /// The controller knows a pod and leaves it outside; what it said before counts more.
     pub fn stays_outside(&self, uid: &str) {
         self.with(|pods| {
-            if let Some(entry) = pods.get_mut(uid).filter(|entry| entry.said == 0) {
+            if let Some(entry) = pods.get_mut(uid).filter(|entry| !entry.spoken) {
                 entry.want(Want::Outside, None);
             }
         });
@@ -220,12 +224,12 @@ impl Node {
         self.inner.tools.metrics.plugin_request();
         let place = self.open(path, addresses)?;
         let uid: Arc<str> = uid.into();
-        let (said, mut status) = self.with(|pods| {
+        let (told, mut status) = self.with(|pods| {
             let entry = pods
                 .entry(Arc::clone(&uid))
                 .or_insert_with(|| self.start(&uid, (None, Remains::default())));
             entry.settle(Some(place));
-            (entry.said, entry.status.clone())
+            (entry.told, entry.status.clone())
         });
         let settled = |status: &Status| {
             let enrolled = status.standing == Standing::Enrolled;
@@ -234,7 +238,7 @@ impl Node {
                 Want::Inside => enrolled,
                 Want::Unknown => false,
             };
-            decided && status.heard >= said
+            decided && status.heard >= told
         };
         let wait = async { status.wait_for(settled).await.map(|status| status.standing) };
         match tokio::time::timeout(patience, wait).await {
@@ -243,10 +247,32 @@ impl Node {
         }
     }
 
-    /// The CNI plug-in says that a pod is gone.
-    pub fn forget(&self, uid: &str) {
-        if let Some(entry) = self.with(|pods| pods.remove(uid)) {
-            entry.tell(Event::Gone);
+    /// The CNI plug-in says that a sandbox of the pod is gone; `path` is the file of its
+    /// namespace, empty if the runtime does not know it any more.
+    ///
+    /// Rule: runtimes may say so of an older sandbox at any time, also when the pod lives in
+    /// another one already (CNI specification, DEL).
+    pub fn vacated(&self, uid: &str, path: &Path) {
+        let proc = &self.inner.proc;
+        let lived_there = |entry: &Entry| entry.lived_in(path, || discover::runs(proc, uid));
+        if self.with(|pods| pods.get(uid).is_some_and(lived_there)) {
+            self.forget(uid);
+        }
+    }
+
+    /// Forgets where a pod lives, and the pod itself unless the controller wants it in the mesh:
+    /// it may get another sandbox, and the controller describes it only once.
+    fn forget(&self, uid: &str) {
+        let known = self.with(|pods| {
+            let Some(entry) = pods.get_mut(uid) else { return false };
+            if entry.inside {
+                entry.vacate();
+            } else if let Some(entry) = pods.remove(uid) {
+                entry.tell(Event::Gone);
+            }
+            true
+        });
+        if known {
             self.changed();
         }
     }
@@ -348,7 +374,7 @@ impl Node {
         let (sender, status) = watch::channel(Status::new(&left.1));
         let tools = Arc::clone(&self.inner.tools);
         tokio::spawn(pod::run(Arc::clone(uid), tools, left, inbox, sender));
-        Entry { events, status, said: 0, spec: None, place: None }
+        Entry { events, status, spoken: false, inside: false, told: 0, spec: None, place: None }
     }
 
     fn changed(&self) {
@@ -388,14 +414,36 @@ impl Entry {
     }
 
     fn want(&mut self, want: Want, spec: Option<PodSpec>) {
-        self.said += 1;
-        self.tell(Event::Want(want, spec, self.said));
+        self.spoken = true;
+        self.inside = want == Want::Inside;
+        self.told += 1;
+        self.tell(Event::Want(want, spec, self.told));
     }
 
     fn settle(&mut self, place: Option<Place>) {
         let Some(place) = place else { return };
-        self.tell(Event::Namespace(Box::new(place.clone())));
+        self.told += 1;
+        self.tell(Event::Namespace(Box::new(place.clone()), self.told));
         self.place = Some(place);
+    }
+
+    fn vacate(&mut self) {
+        if self.place.take().is_some() {
+            self.told += 1;
+            self.tell(Event::Vacated(self.told));
+        }
+    }
+
+    /// Tells whether `path` named the namespace in which the pod lives, as far as is known.
+    fn lived_in(&self, path: &Path, still_runs: impl Fn() -> bool) -> bool {
+        match &self.place {
+            None => true,
+            Some(Place { path: Some(own), .. }) => own == path || !own.exists(),
+            Some(Place { path: None, namespace, .. }) => match NetworkNamespace::open(path) {
+                Ok(found) => found.id() == namespace.id(),
+                Err(_) => !still_runs(),
+            },
+        }
     }
 
     /// Its namespace is gone, or it was let go and nobody holds a namespace for it.

@@ -163,7 +163,7 @@ fn add(invocation: &Invocation, configuration: Configuration) -> Result<Value, F
 /// Tells the agent; it finds out by itself if it cannot be told.
 fn delete(invocation: &Invocation, configuration: &Configuration) {
     let Some(uid) = argument(&invocation.args, "K8S_POD_UID") else { return };
-    let body = json!({"podUid": uid}).to_string();
+    let body = json!({"podUid": uid, "netns": invocation.netns}).to_string();
     let _unheard = post(&folder(configuration).join(SOCKET), "/cmddel", body.as_bytes(), BRIEF);
 }
 

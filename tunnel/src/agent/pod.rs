@@ -51,10 +51,12 @@ pub struct Tools {
 /// What a pod's task is told.
 #[derive(Debug)]
 pub enum Event {
-    /// The controller wants this; the number counts what it said of the pod.
+    /// The controller wants this; the number counts what the task was told.
     Want(Want, Option<PodSpec>, u64),
     /// Its namespace is known: where it came from, and its addresses there.
-    Namespace(Box<Place>),
+    Namespace(Box<Place>, u64),
+    /// Its namespace is gone; the pod may get another one.
+    Vacated(u64),
     /// A tunnel has connected.
     Tunnel,
     /// The pod is gone; the task ends.
@@ -77,7 +79,7 @@ pub struct Place {
 pub struct Status {
     /// What is wanted.
     pub want: Want,
-    /// Number of the controller's last word that was taken in.
+    /// Number of the last event that was taken in.
     pub heard: u64,
     /// How far it has come.
     pub phase: Phase,
@@ -194,8 +196,8 @@ pub async fn run(
             let pace = *pod.tools.pace.borrow();
             pod.course.finished(step, outcome, Instant::now(), pace);
             while let Ok(event) = events.try_recv() {
-                if pod.take(event).is_break() {
-                    return pod.bury().await;
+                if pod.take(event).await.is_break() {
+                    return;
                 }
             }
             continue;
@@ -204,8 +206,8 @@ pub async fn run(
             event = events.recv() => {
                 // Without senders the agent is ending, and its pods stay as they are.
                 let Some(event) = event else { return };
-                if pod.take(event).is_break() {
-                    return pod.bury().await;
+                if pod.take(event).await.is_break() {
+                    return;
                 }
             }
             () = sleep_until(until) => {}
@@ -232,7 +234,7 @@ async fn changed(watch: Option<&RuleWatch>) {
 }
 
 impl Pod {
-    fn take(&mut self, event: Event) -> std::ops::ControlFlow<()> {
+    async fn take(&mut self, event: Event) -> std::ops::ControlFlow<()> {
         match event {
             Event::Want(want, spec, number) => {
                 self.heard = number;
@@ -242,12 +244,24 @@ impl Pod {
                 }
                 self.course.want(want);
             }
-            Event::Namespace(place) => {
+            Event::Namespace(place, number) => {
+                let lives = self.place.as_ref().map(|place| place.namespace.id());
+                if lives.is_some_and(|id| id != place.namespace.id()) {
+                    self.vacate().await;
+                }
+                self.heard = number;
                 self.place = Some(*place);
                 self.course.present(true);
             }
+            Event::Vacated(number) => {
+                self.heard = number;
+                self.vacate().await;
+            }
             Event::Tunnel => self.course.prove_now(),
-            Event::Gone => return std::ops::ControlFlow::Break(()),
+            Event::Gone => {
+                self.bury().await;
+                return std::ops::ControlFlow::Break(());
+            }
         }
         std::ops::ControlFlow::Continue(())
     }
@@ -269,8 +283,19 @@ impl Pod {
         }
     }
 
+    /// Begins anew, as a pod that has no namespace yet.
+    async fn vacate(&mut self) {
+        self.bury().await;
+        self.course.vacate();
+        self.place = None;
+        self.watch = None;
+        self.in_force = None;
+        self.rules = InForce { inbound: false, generation: 0 };
+        self.older.clear();
+    }
+
     /// Everything that outlives the namespace is taken back.
-    async fn bury(self) {
+    async fn bury(&self) {
         if let Err(error) = self.tools.zds.delete(&self.uid).await {
             warn!(uid = &*self.uid, %error, "tunnel keeps a pod that is gone");
         }

@@ -143,7 +143,7 @@ async fn answer(node: &Node, request: Request<Incoming>) -> Response<Full<Bytes>
             Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         },
         "/cmddel" => {
-            node.forget(&call.pod_uid);
+            node.vacated(&call.pod_uid, &call.netns);
             reply(StatusCode::OK, &Placed { enrolled: false })
         }
         path => refuse(StatusCode::NOT_FOUND, format!("no call {path}")),
