@@ -4,8 +4,8 @@
 //!
 //! Owns one task for each place that is asked for: it fetches at once, again when the keys grow
 //! old, and after a failure sooner, ever more slowly. What a try gave goes to the engine, which
-//! keeps the last good keys ([`crate::store::facts`]). What comes over the network is bounded
-//! ([`fetch`]).
+//! keeps the last good keys ([`crate::store::facts`]). Of replicas the one that leads fetches.
+//! What comes over the network is bounded ([`fetch`]).
 //!
 //! Start at [`Keeper`].
 

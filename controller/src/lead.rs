@@ -1,15 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Which controller writes to Kubernetes: the one that holds the Lease.
+//! Which controller leads: the one that holds the Lease. It decides what no object says (the
+//! order of steps, what is acknowledged) and writes to Kubernetes; all serve.
 //!
 //! Owns: when a Lease may be taken. A holder that has not renewed for the Lease's duration, by
 //! this process' own clock, is gone; clocks of two machines are never compared. One that
-//! cannot renew stops writing before another may begin.
+//! cannot renew stops writing before another may begin. Where the leader is stands in the
+//! Lease, too: [`follow`] is a follower's way to it, [`following`] how far the follower is,
+//! [`words`] what decisions look like on the way.
 //!
 //! [`dirty`] holds what waits for a writer. Start at [`hold`].
 
 pub mod dirty;
+pub mod follow;
+pub mod following;
+pub mod words;
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -19,14 +27,35 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use tokio::sync::watch;
 
+/// Annotation on the Lease: address and port at which its holder serves.
+const ADDRESS: &str = "waymark.dev/address";
 /// Name of the Lease.
 pub const NAME: &str = "waymark-controller-leader";
 /// How long a Lease holds without being renewed.
 const DURATION: Duration = Duration::from_secs(15);
 /// How long a holder goes on that cannot renew.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// How often it is tried to write the Lease when others write it, too.
+const TRIES: usize = 3;
 /// How often the Lease is looked at, and renewed.
 const PERIOD: Duration = Duration::from_secs(2);
+
+/// Who leads, as far as is known here.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Leader {
+    /// This controller.
+    Me,
+    /// Another one.
+    Other {
+        /// Name of its pod.
+        name: String,
+        /// Where it serves; none if it does not say so.
+        address: Option<SocketAddr>,
+    },
+    /// Nobody, or it is not known yet.
+    #[default]
+    Nobody,
+}
 
 /// One that wants to lead.
 #[derive(Debug)]
@@ -34,6 +63,7 @@ pub struct Candidate {
     api: Api<Lease>,
     namespace: String,
     me: String,
+    address: Option<SocketAddr>,
     observed: Observed,
 }
 
@@ -77,33 +107,59 @@ impl Observed {
 }
 
 impl Candidate {
-    /// A candidate called `me` for the Lease of `namespace`.
-    pub fn new(client: Client, namespace: &str, me: &str) -> Self {
+    /// A candidate called `me`, serving at `address`, for the Lease of `namespace`.
+    pub fn new(client: Client, namespace: &str, me: &str, address: Option<SocketAddr>) -> Self {
         let api = Api::namespaced(client, namespace);
         let (namespace, me) = (namespace.to_owned(), me.to_owned());
-        Self { api, namespace, me, observed: Observed::default() }
+        Self { api, namespace, me, address, observed: Observed::default() }
     }
 
-    /// Tries once; tells whether the Lease is held now.
-    async fn attempt(&mut self) -> kube::Result<bool> {
+    /// Tells who holds the Lease now, having taken or renewed it if that may be.
+    async fn attempt(&mut self) -> kube::Result<Leader> {
+        for _ in 0..TRIES {
+            match self.try_once().await {
+                // Somebody else wrote meanwhile: it is read anew.
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                answer => return answer,
+            }
+        }
+        Ok(Leader::Nobody)
+    }
+
+    async fn try_once(&mut self) -> kube::Result<Leader> {
         let Some(mut lease) = self.api.get_opt(NAME).await? else {
             let fresh = Lease {
                 metadata: ObjectMeta {
                     name: Some(NAME.to_owned()),
                     namespace: Some(self.namespace.clone()),
+                    annotations: self.annotations(BTreeMap::new()),
                     ..ObjectMeta::default()
                 },
                 spec: Some(self.spec(None)),
             };
-            return written(self.api.create(&PostParams::default(), &fresh).await);
+            return self.api.create(&PostParams::default(), &fresh).await.map(|_| Leader::Me);
         };
         let spec = lease.spec.take().unwrap_or_default();
         if self.observed.next(&spec, &self.me, Instant::now()) == Next::Wait {
-            return Ok(false);
+            return Ok(holder(&lease.metadata, &spec));
         }
+        let others = lease.metadata.annotations.take().unwrap_or_default();
+        lease.metadata.annotations = self.annotations(others);
         lease.spec = Some(self.spec(Some(spec)));
         // The version that was read goes along: of two that take it at once one is refused.
-        written(self.api.replace(NAME, &PostParams::default(), &lease).await)
+        self.api.replace(NAME, &PostParams::default(), &lease).await.map(|_| Leader::Me)
+    }
+
+    /// `others`, and where this candidate serves.
+    fn annotations(
+        &self,
+        mut others: BTreeMap<String, String>,
+    ) -> Option<BTreeMap<String, String>> {
+        match self.address {
+            Some(address) => others.insert(ADDRESS.to_owned(), address.to_string()),
+            None => others.remove(ADDRESS),
+        };
+        Some(others)
     }
 
     fn spec(&self, before: Option<LeaseSpec>) -> LeaseSpec {
@@ -136,35 +192,48 @@ impl Candidate {
     }
 }
 
-/// Another writer was quicker: not held.
-fn written(result: kube::Result<Lease>) -> kube::Result<bool> {
-    match result {
-        Ok(_) => Ok(true),
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
-        Err(error) => Err(error),
+/// The other that holds a Lease.
+fn holder(meta: &ObjectMeta, spec: &LeaseSpec) -> Leader {
+    let address = meta.annotations.as_ref().and_then(|all| all.get(ADDRESS));
+    Leader::Other {
+        name: spec.holder_identity.clone().unwrap_or_default(),
+        address: address.and_then(|address| address.parse().ok()),
     }
 }
 
-/// Holds the Lease whenever it can be had, and says in `leads` whether it is.
-pub async fn hold(candidate: &mut Candidate, leads: &watch::Sender<bool>) {
+/// Who leads after an attempt that failed `elapsed` after the last one that did not.
+fn without_answer(before: Leader, elapsed: Duration) -> Leader {
+    match before {
+        Leader::Me if elapsed >= DEADLINE => Leader::Nobody,
+        // Who follows need not know better: the leader itself tells whether it leads.
+        before @ (Leader::Me | Leader::Other { .. } | Leader::Nobody) => before,
+    }
+}
+
+/// Holds the Lease whenever it can be had, and says in `leader` who does.
+pub async fn hold(candidate: &mut Candidate, leader: &watch::Sender<Leader>) {
     let mut renewed = Instant::now();
     loop {
         let attempt = tokio::time::timeout(DEADLINE, candidate.attempt()).await;
-        let held = match attempt {
-            Ok(Ok(held)) => {
+        let now = match attempt {
+            Ok(Ok(now)) => {
                 renewed = Instant::now();
-                held
+                now
             }
             Ok(Err(error)) => {
                 tracing::warn!(%error, "lease not renewed");
-                *leads.borrow() && renewed.elapsed() < DEADLINE
+                without_answer(leader.borrow().clone(), renewed.elapsed())
             }
-            Err(_) => false,
+            Err(_) => without_answer(leader.borrow().clone(), DEADLINE),
         };
-        let changed = leads.send_if_modified(|leads| std::mem::replace(leads, held) != held);
-        if changed {
-            tracing::info!(leads = held, me = candidate.me, "leadership changed");
-        }
+        leader.send_if_modified(|leader| {
+            let changed = *leader != now;
+            if changed {
+                tracing::info!(leader = ?now, me = candidate.me, "leadership changed");
+                *leader = now;
+            }
+            changed
+        });
         tokio::time::sleep(PERIOD).await;
     }
 }
@@ -196,5 +265,29 @@ mod tests {
         assert_eq!(observed.next(&held("b", 3), "b", at(33)), Next::Renew);
         assert_eq!(observed.next(&held("", 3), "b", at(34)), Next::Take, "it was let go");
         assert_eq!(observed.next(&held("a", 4), "b", at(90)), Next::Wait, "first seen now");
+    }
+
+    #[test]
+    fn a_lease_says_where_its_holder_serves() {
+        let meta = |address: &str| ObjectMeta {
+            annotations: Some([(ADDRESS.to_owned(), address.to_owned())].into()),
+            ..ObjectMeta::default()
+        };
+        let at = |meta: &ObjectMeta| match holder(meta, &held("a", 1)) {
+            Leader::Other { name, address } => (name, address),
+            other @ (Leader::Me | Leader::Nobody) => panic!("{other:?}"),
+        };
+        let known = at(&meta("[fd00::7]:15012"));
+        assert_eq!(known, ("a".to_owned(), Some("[fd00::7]:15012".parse().unwrap())));
+        assert_eq!(at(&meta("somewhere")).1, None);
+        assert_eq!(at(&ObjectMeta::default()).1, None, "an older controller");
+    }
+
+    #[test]
+    fn who_leads_and_cannot_renew_stops_and_who_follows_goes_on() {
+        let other = || Leader::Other { name: "a".into(), address: None };
+        assert_eq!(without_answer(Leader::Me, DEADLINE / 2), Leader::Me);
+        assert_eq!(without_answer(Leader::Me, DEADLINE), Leader::Nobody);
+        assert_eq!(without_answer(other(), DEADLINE), other());
     }
 }

@@ -3,7 +3,7 @@
 //! The control plane: objects in; config, certificates, more objects and status out.
 //!
 //! Life of a change: an object is written or a file saved, [`source::kubernetes`] or
-//! [`source::folder`] gives the objects that changed;
+//! [`source::folder`] gives the objects that changed, of the namespaces that [`discovery`] takes;
 //! [`store`] takes them; [`graph`] names the translators whose outputs read them;
 //! [`translate`] makes resources, statuses and objects, purely; [`output`] finds what differs
 //! from before; [`serve`] sends each client what concerns it and records what was
@@ -18,6 +18,7 @@ pub mod api;
 pub mod app;
 pub mod ca;
 pub mod cli;
+pub mod discovery;
 pub mod graph;
 pub mod install;
 pub mod keys;

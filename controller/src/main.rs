@@ -34,7 +34,7 @@ async fn serve(settings: Settings) -> Result<(), AppError> {
     let app = app::start(settings).await?;
     let address = app.address().ok();
     tracing::info!(address = ?address, version = env!("CARGO_PKG_VERSION"), "serving");
-    app.run(told_to_stop()).await
+    Box::pin(app.run(told_to_stop())).await
 }
 
 /// Ends when the process is told to.

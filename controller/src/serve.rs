@@ -5,11 +5,13 @@
 //! Owns who a caller is and what it may have: each call brings a token, the token names a pod,
 //! the pod's account says whether it is a tunnel, an agent or a gateway, and [`interest`] what
 //! follows from that. [`config`] holds what is published, [`session`] is one client's stream,
-//! [`clients`] remembers what was acknowledged, [`server`] is the listener.
+//! [`clients`] remembers what was acknowledged, [`followers`] are the other controllers while
+//! this one leads, [`server`] is the listener.
 
 pub mod certificates;
 pub mod clients;
 pub mod config;
+pub mod followers;
 pub mod interest;
 pub mod reports;
 pub mod server;

@@ -2,7 +2,7 @@
 
 //! What is fixed when the controller starts: the only reader of flags and environment.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use clap::Parser;
 
+use crate::discovery::Selectors;
+
 /// What holds for the whole mesh; translators read it.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Mesh {
     /// Namespace whose policies hold everywhere.
     pub root_namespace: Arc<str>,
@@ -21,6 +23,8 @@ pub struct Mesh {
     pub trust_domain_aliases: Arc<[Arc<str>]>,
     /// Name of the cluster on the wire.
     pub cluster_id: Arc<str>,
+    /// Namespaces that are looked at.
+    pub discovery: Selectors,
     /// What the proxies of Gateways are told.
     pub proxies: Proxies,
 }
@@ -32,6 +36,7 @@ impl Default for Mesh {
             trust_domain: "cluster.local".into(),
             trust_domain_aliases: Arc::default(),
             cluster_id: "Kubernetes".into(),
+            discovery: Selectors::default(),
             proxies: Proxies::default(),
         }
     }
@@ -140,6 +145,14 @@ pub struct Settings {
     #[arg(long, env = "POD_NAME", default_value = "waymark-controller")]
     pub pod_name: String,
 
+    /// Address of this controller among its replicas; they find the leader by it.
+    #[arg(long, env = "POD_IP")]
+    pub pod_ip: Option<IpAddr>,
+
+    /// File with the token of this controller's pod, for the replica that leads.
+    #[arg(long, default_value = TOKEN_FILE)]
+    pub token_file: PathBuf,
+
     /// File that keeps the proven pods over a restart; beside the certificates when absent.
     #[arg(long)]
     pub state_file: Option<PathBuf>,
@@ -159,6 +172,10 @@ pub struct Settings {
     /// Trust domains that principals in policies may name it by too, as a JSON list.
     #[arg(long, default_value = "[]")]
     pub trust_domain_aliases: Aliases,
+
+    /// Label selectors of the namespaces that are looked at, as a JSON list; none takes all.
+    #[arg(long, default_value = "[]")]
+    pub discovery_selectors: Selectors,
 
     /// Name of the cluster on the wire.
     #[arg(long, default_value = "Kubernetes")]
@@ -188,6 +205,10 @@ pub struct Settings {
     #[arg(long = "agent-account", default_value = "istio-system/waymark-agent")]
     pub agent_accounts: Vec<String>,
 
+    /// Service accounts, `namespace/name`, of controllers: they may follow the one that leads.
+    #[arg(long = "controller-account", default_value = "istio-system/waymark-controller")]
+    pub controller_accounts: Vec<String>,
+
     /// Longest life of a workload certificate, in seconds.
     #[arg(long, default_value_t = 86_400)]
     pub certificate_ttl: u64,
@@ -213,6 +234,7 @@ impl Settings {
             trust_domain: self.trust_domain.as_str().into(),
             trust_domain_aliases: Arc::clone(&self.trust_domain_aliases.0),
             cluster_id: self.cluster_id.as_str().into(),
+            discovery: self.discovery(),
             proxies: Proxies {
                 image: self.gateway_image.as_str().into(),
                 address: self.gateway_xds_address.as_str().into(),
@@ -220,6 +242,20 @@ impl Settings {
                 token_file: self.gateway_token_file.as_str().into(),
             },
         }
+    }
+
+    /// Namespaces that are looked at; those of the mesh's own parts always are.
+    pub fn discovery(&self) -> Selectors {
+        let accounts = [&self.trusted_node_accounts, &self.agent_accounts];
+        let accounts = accounts.into_iter().chain([&self.controller_accounts]).flatten();
+        let parts = accounts.filter_map(|account| Some(account.split_once('/')?.0.to_owned()));
+        let own = [self.root_namespace.clone(), self.namespace.clone()];
+        self.discovery_selectors.clone().and_always(parts.chain(own))
+    }
+
+    /// Where other replicas find this controller, if its own address is known.
+    pub fn own_address(&self) -> Option<SocketAddr> {
+        self.pod_ip.map(|ip| SocketAddr::new(ip, self.listen.port()))
     }
 
     /// How long to wait for a silent client.

@@ -8,6 +8,7 @@
 pub mod document;
 pub mod folder;
 pub mod kubernetes;
+pub mod selected;
 pub mod watch;
 
 mod lines;

@@ -10,6 +10,8 @@
 //! first moment that is known of it is in force at once: nothing was ever sent past it. A
 //! waypoint that is not there at all refuses at once.
 //!
+//! One controller decides; others [`begin`](Steps::begin), and go on when they [lead](Steps::take_over).
+//!
 //! Rule: *Order* of the guard: L7 policy that cannot be walked around. Start at [`Steps::settle`].
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +22,7 @@ use routing::discovery::GatewayAddress;
 
 use crate::api;
 use crate::settings::Mesh;
-use crate::store::facts::{FactKey, PodState, Step};
+use crate::store::facts::{FactKey, Step};
 use crate::store::index::Index;
 use crate::store::lookup::Lookup;
 use crate::store::{Kind, Name, ReadKey, Stores};
@@ -83,6 +85,36 @@ impl Steps {
         touched: &[ReadKey],
         moment: Moment,
     ) -> Vec<ReadKey> {
+        let mut moved = self.look_at(stores, mesh, touched, moment);
+        moved.extend(self.acknowledged(stores, moment));
+        moved.extend(self.overdue(stores, moment));
+        moved
+    }
+
+    /// Begins ordered changes while another controller decides how they go on.
+    ///
+    /// That one may see an object later than this one: until it is heard, nothing may be
+    /// published here that only the end of an ordered change allows. What it decides replaces
+    /// what was begun; so facts, which are its word, begin nothing.
+    pub fn begin(
+        &mut self,
+        stores: &mut Stores,
+        mesh: &Mesh,
+        touched: &[ReadKey],
+        moment: Moment,
+    ) -> Vec<ReadKey> {
+        let objects = touched.iter().filter(|key| !matches!(key, ReadKey::Fact(_)));
+        let objects: Vec<ReadKey> = objects.cloned().collect();
+        self.look_at(stores, mesh, &objects, moment)
+    }
+
+    fn look_at(
+        &mut self,
+        stores: &mut Stores,
+        mesh: &Mesh,
+        touched: &[ReadKey],
+        moment: Moment,
+    ) -> Vec<ReadKey> {
         let mut moved = Vec::new();
         for name in concerned(touched, Kind::Service, &self.services, stores) {
             let now = service(&name, stores, mesh);
@@ -92,9 +124,39 @@ impl Steps {
             let now = pods::belonging(&name, stores, mesh);
             moved.extend(self.look_at_pod(stores, &name, now, moment));
         }
-        moved.extend(self.acknowledged(stores, moment));
-        moved.extend(self.overdue(stores, moment));
         moved
+    }
+
+    /// Goes on with what another controller decided until now: each step under way waits for
+    /// its acknowledgement anew, and its time begins anew.
+    pub fn take_over(&mut self, stores: &Stores, moment: Moment) {
+        self.acks.clear();
+        self.draining.clear();
+        self.starting.clear();
+        self.opening.clear();
+        self.joining.clear();
+        for (what, step) in stores.facts.steps() {
+            let what = what.to_string();
+            match step {
+                // It is published here already.
+                Step::Published | Step::Leaving(_) | Step::Left(_) | Step::Releasing => {
+                    self.acks.insert(what, moment.revision);
+                }
+                Step::Waiting => {
+                    self.starting.insert(what, moment.now);
+                }
+                Step::Opening => {
+                    self.opening.insert(what, moment.now);
+                }
+                Step::Joining => {
+                    if pods::is_proven(stores.facts.pod(&what), stores.facts.told(&what)) {
+                        self.acks.insert(what.clone(), moment.revision);
+                    }
+                    self.joining.insert(what, moment.now);
+                }
+                Step::Settled => {}
+            }
+        }
     }
 
     fn look_at_service(
@@ -124,6 +186,8 @@ impl Steps {
                 (Step::Waiting, _) => Step::Settled,
                 (step, _) => step,
             },
+            // Another controller saw it first.
+            (Some(Some(_)), None) if matches!(step, Step::Leaving(_) | Step::Left(_)) => step,
             (Some(Some(old)), None) => match (old.address, &step) {
                 (Some(address), Step::Settled | Step::Published) if old.state == State::Ready => {
                     Step::Leaving(address)
@@ -157,9 +221,7 @@ impl Steps {
         let next = pods::next(known, now, &facts.step(&uid), facts.pod(&uid), facts.told(&uid));
         moved.extend(stores.facts.tell(&uid, pods::telling(now.inside, &next)));
         let told = stores.facts.told(&uid);
-        let proven = stores.facts.pod(&uid).is_some_and(|fact| {
-            fact.state == PodState::Enrolled && fact.observed_generation >= told.generation
-        });
+        let proven = pods::is_proven(stores.facts.pod(&uid), told);
         if next == Step::Joining && stores.facts.step(&uid) != Step::Joining {
             // What clients acknowledge of an earlier step says nothing of this one.
             self.acks.remove(&uid);

@@ -16,18 +16,12 @@
 mod support;
 
 use controller::ca::root;
-use controller::serve::certificates::CREATE_CERTIFICATE;
-use prost_types::value::Kind;
-use prost_types::{Struct, Value};
 use routing::stream::DeltaDiscoveryResponse;
-use routing::wire::messages::istio::v1::auth::{IstioCertificateRequest, IstioCertificateResponse};
 use routing::wire::roots::{ROOTS_URL, read_roots};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::ParsedCertificate;
 use support::{World, admin, eventually, pod, pod_yaml};
-
-const WEB: &str = "spiffe://cluster.local/ns/app/sa/web";
 
 fn tunnel() -> controller::ca::token::Bound {
     pod("istio-system", "ztunnel-1", "ztunnel", "n1")
@@ -42,17 +36,7 @@ async fn world() -> World {
 
 /// A certificate for the pod of the node: what the authority answers.
 async fn certificate(world: &World) -> Vec<String> {
-    let key = rcgen::KeyPair::generate().unwrap();
-    let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
-    let identity = Value { kind: Some(Kind::StringValue(WEB.to_owned())) };
-    let request = IstioCertificateRequest {
-        csr,
-        validity_duration: 3600,
-        metadata: Some(Struct { fields: [("ImpersonatedIdentity".to_owned(), identity)].into() }),
-    };
-    let answer: IstioCertificateResponse =
-        world.call(CREATE_CERTIFICATE, request, &tunnel()).await.unwrap();
-    answer.cert_chain
+    support::certificate(world, &tunnel()).await
 }
 
 /// Whether who trusts `root` alone takes the leaf of an answer.

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::{Query, coverage};
 use crate::app::{Hub, State};
+use crate::lead::Leader;
 use crate::output::Family;
 use crate::store::index::Index;
 use crate::store::lookup::Lookup;
@@ -207,6 +208,9 @@ pub(super) fn status(hub: &Hub) -> Value {
     json!({
         "revision": revision,
         "acknowledged": hub.clients.acknowledged(revision, now),
+        "leads": state.part.leads(),
+        "leader": leader(hub),
+        "followers": hub.followers.list(),
         "clients": hub.clients.list(now),
         "ca": super::ca::summary(hub, &state),
         "refused": refused,
@@ -216,6 +220,14 @@ pub(super) fn status(hub: &Hub) -> Value {
         "udp": coverage::udp(&state),
         "resources": resources,
     })
+}
+
+/// The controller that leads, if another does and this one hears it.
+fn leader(hub: &Hub) -> Option<String> {
+    match &*hub.leader.borrow() {
+        Leader::Other { name, .. } if hub.link.is_up() => Some(name.clone()),
+        Leader::Other { .. } | Leader::Me | Leader::Nobody => None,
+    }
 }
 
 fn pods(state: &State, hub: &Hub) -> Vec<Value> {

@@ -45,7 +45,8 @@ pub(super) fn summary(hub: &Hub, state: &State) -> Value {
     })
 }
 
-/// The same, with every client, and every holder of a leaf.
+/// The same, with every client, and every holder of a leaf. The one that leads knows those of its
+/// followers, and the ready proxies and controllers of which it has not heard.
 pub(super) fn whole(hub: &Hub) -> Value {
     let state = hub.read();
     let mut answer = summary(hub, &state);
@@ -70,6 +71,10 @@ pub(super) fn whole(hub: &Hub) -> Value {
     });
     let (clients, leaves): (Vec<Value>, Vec<Value>) = (clients.collect(), leaves.collect());
     if let Some(fields) = answer.as_object_mut() {
+        let leads = state.part.leads();
+        let unheard = if leads { state.unheard(hub) } else { Vec::new() };
+        fields.insert("leads".to_owned(), leads.into());
+        fields.insert("unheard".to_owned(), unheard.into());
         fields.insert("clients".to_owned(), clients.into());
         fields.insert("leaves".to_owned(), leaves.into());
         fields.insert("holders".to_owned(), holders(hub, &state).into());
@@ -94,7 +99,7 @@ fn trusts(hub: &Hub, state: &State, client: &Seen) -> bool {
     !own.is_empty() && own.iter().all(|(_, leaf)| knows(leaf))
 }
 
-/// The leaves in use that this controller gave: pod, identity, leaf.
+/// The leaves in use that controllers gave: pod, identity, leaf.
 fn held<'a>(
     hub: &'a Hub,
     state: &'a State,

@@ -16,21 +16,22 @@ use crate::ca::review::{Reviewer, Tokens};
 use crate::ca::token::TokenKey;
 use crate::ca::{files, root, secret};
 use crate::lead::dirty::Outbox;
-use crate::lead::{self, Candidate};
+use crate::lead::{self, Candidate, Leader};
 use crate::output::OutputKey;
 use crate::provision::{self, Writer};
 use crate::settings::Settings;
 use crate::source::Batch;
 use crate::source::folder::Folders;
 use crate::source::kubernetes::{Cluster, Watches};
+use crate::source::selected::Selected;
 use crate::store::ReadKey;
 use crate::store::facts::FactKey;
 
 /// Where objects come from.
 #[derive(Debug)]
 pub(super) enum Source {
-    /// Folders.
-    Folders(Box<Folders>),
+    /// Folders, and what of them is looked at.
+    Folders(Box<Folders>, Selected),
     /// An apiserver.
     Cluster(Box<Watches>),
 }
@@ -43,7 +44,9 @@ impl Source {
     /// [`AppError::Folders`].
     pub(super) async fn next(&mut self) -> Result<Batch, AppError> {
         match self {
-            Self::Folders(folders) => folders.next().await.map_err(AppError::Folders),
+            Self::Folders(folders, selected) => {
+                folders.next().await.map(|batch| selected.filter(batch)).map_err(AppError::Folders)
+            }
             Self::Cluster(watches) => Ok(watches.next().await),
         }
     }
@@ -105,15 +108,18 @@ impl Sink {
 }
 
 /// What the start of a controller needs of its surroundings.
-pub(super) struct Surroundings {
+#[derive(Debug)]
+pub struct Surroundings {
     /// Who knows which tokens are good.
-    pub(super) tokens: Tokens,
+    pub tokens: Tokens,
     /// What signs.
-    pub(super) authority: Authority,
-    /// Who keeps it up to date.
-    pub(super) keeper: Keeper,
-    /// The writers of Kubernetes.
-    pub(super) writers: Option<Writers>,
+    pub authority: Authority,
+    /// Where that is kept.
+    pub origin: Origin,
+    /// Who leads; with writers, they find out.
+    pub leader: watch::Sender<Leader>,
+    /// The writers of Kubernetes; none for folders.
+    pub writers: Option<Writers>,
 }
 
 /// Finds them as the settings say.
@@ -121,14 +127,15 @@ pub(super) struct Surroundings {
 /// # Errors
 ///
 /// See [`AppError`].
-pub(super) async fn surroundings(settings: &Settings) -> Result<Surroundings, AppError> {
+pub async fn surroundings(settings: &Settings) -> Result<Surroundings, AppError> {
     if let (false, Some(directory)) = (settings.folders.is_empty(), &settings.ca_dir) {
         let tokens = TokenKey::load_or_make(directory).map_err(AppError::Token)?;
         let authority = root::load_or_make(directory, &settings.trust_domain);
         return Ok(Surroundings {
             tokens: Tokens::Key(tokens),
             authority: authority.map_err(AppError::Root)?,
-            keeper: Keeper::Files(directory.clone()),
+            origin: Origin::Files(directory.clone()),
+            leader: watch::Sender::new(Leader::Me),
             writers: None,
         });
     }
@@ -136,24 +143,25 @@ pub(super) async fn surroundings(settings: &Settings) -> Result<Surroundings, Ap
     let client = Client::try_default().await.map_err(failed)?;
     let authority = secret::load_or_make(&client, &settings.namespace, &settings.trust_domain);
     let authority = authority.await.map_err(AppError::Root)?;
-    let cluster = Arc::new(Cluster::new(client.clone()));
+    let cluster = Arc::new(Cluster::new(client.clone(), settings.discovery()));
     Ok(Surroundings {
         tokens: Tokens::Review(Reviewer::new(client.clone())),
         authority,
-        keeper: Keeper::Secrets(client, settings.namespace.clone()),
+        origin: Origin::Secrets(client, settings.namespace.clone()),
+        leader: watch::Sender::default(),
         writers: Some(Writers { cluster, outbox: Arc::default() }),
     })
 }
 
-/// Who keeps the certificate authority up to date.
-pub(super) enum Keeper {
-    /// It is in files of this directory.
+/// Where the certificate authority is kept.
+pub enum Origin {
+    /// In files of this directory.
     Files(PathBuf),
-    /// It is in Secrets of this namespace.
+    /// In Secrets of this namespace.
     Secrets(Client, String),
 }
 
-impl std::fmt::Debug for Keeper {
+impl std::fmt::Debug for Origin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Files(_) => "Files",
@@ -162,8 +170,8 @@ impl std::fmt::Debug for Keeper {
     }
 }
 
-impl Keeper {
-    /// Follows it, for as long as the future lives.
+impl Origin {
+    /// Keeps the authority in force up to date with it, for as long as the future lives.
     pub(super) async fn run(self, hub: Arc<Hub>) {
         let in_force = Arc::clone(&hub.ca);
         match self {
@@ -194,7 +202,7 @@ async fn hand_out(hub: &Hub) {
 
 /// The writers of Kubernetes.
 #[derive(Debug)]
-pub(super) struct Writers {
+pub struct Writers {
     /// The apiserver.
     pub(super) cluster: Arc<Cluster>,
     /// What waits to be written.
@@ -202,18 +210,21 @@ pub(super) struct Writers {
 }
 
 impl Writers {
-    /// Writes while this controller leads, until `stop`; then lets the next one lead.
+    /// Finds out who leads, and writes while this controller does, until `stop`; then lets the
+    /// next one lead.
     pub(super) async fn run(self, hub: Arc<Hub>, stop: CancellationToken) {
-        let (leads, leading) = watch::channel(false);
+        let leading = hub.writes.subscribe();
         let Self { cluster, outbox } = self;
         let client = cluster.client.clone();
         let name = &hub.settings.pod_name;
-        let mut candidate = Candidate::new(client.clone(), &hub.settings.namespace, name);
+        let address = hub.settings.own_address();
+        let mut candidate = Candidate::new(client.clone(), &hub.settings.namespace, name, address);
         {
             let (hub, authorities) = (&hub, hub.ca.changes());
             let all = async {
                 tokio::join!(
-                    lead::hold(&mut candidate, &leads),
+                    lead::hold(&mut candidate, &hub.leader),
+                    stop_writing(hub),
                     Box::pin(crate::status::write::run(
                         Arc::clone(hub),
                         Arc::clone(&cluster),
@@ -232,7 +243,12 @@ impl Writers {
                         Arc::clone(&outbox),
                         leading.clone(),
                     )),
-                    Box::pin(provision::roots::run(client, authorities, leading.clone())),
+                    Box::pin(provision::roots::run(
+                        client,
+                        authorities,
+                        hub.mesh.discovery.clone(),
+                        leading.clone(),
+                    )),
                 )
             };
             tokio::select! {
@@ -241,5 +257,15 @@ impl Writers {
             }
         }
         candidate.release().await;
+    }
+}
+
+/// Ends writing at once when another may lead, whatever the engine is at.
+async fn stop_writing(hub: &Hub) {
+    let mut leader = hub.leader.subscribe();
+    while leader.changed().await.is_ok() {
+        if *leader.borrow_and_update() != Leader::Me {
+            hub.writes.send_replace(false);
+        }
     }
 }

@@ -3,14 +3,15 @@
 //! Who was given a certificate of which root.
 //!
 //! Owns the newest leaf of each holder, so that it can be told when none of an old root is in
-//! use. Leaves who may have which to [`super::authorise`]. In memory alone: what was given
-//! before this controller started is not known here.
+//! use. Leaves who may have which to [`super::authorise`]. In memory alone: controllers tell each
+//! other what they give ([`crate::lead`]); what was given before all of them started is not known.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use policy::identity::Identity;
 use time::OffsetDateTime;
+use tokio::sync::watch;
 
 use super::token::Bound;
 
@@ -31,7 +32,7 @@ pub struct Leaf {
 }
 
 /// Who holds a leaf, and of whom.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Holder {
     /// The pod that asked.
     pub caller: Bound,
@@ -41,33 +42,91 @@ pub struct Holder {
 
 /// The newest leaf of each holder.
 #[derive(Debug, Default)]
-pub struct Ledger(Mutex<Held>);
+pub struct Ledger {
+    held: Mutex<Held>,
+    /// Counts what was noted.
+    revision: watch::Sender<u64>,
+}
+
+/// UID of the pod that asked, and what it asked for.
+type Place = (String, Option<Identity>);
 
 #[derive(Debug, Default)]
 struct Held {
-    /// By UID of the pod that asked, and what it asked for.
-    leaves: HashMap<(String, Option<Identity>), (Holder, Leaf)>,
+    /// Each with the revision that brought it.
+    leaves: HashMap<Place, (u64, Holder, Leaf)>,
+    /// Revision → what it brought; what was replaced meanwhile is left out.
+    order: BTreeMap<u64, Place>,
+    revision: u64,
     /// At how many those that have ended are looked for.
     sweep_at: usize,
+}
+
+impl Held {
+    fn put(&mut self, place: Place, holder: Holder, leaf: Leaf) {
+        self.revision += 1;
+        self.order.insert(self.revision, place.clone());
+        if let Some((old, ..)) = self.leaves.insert(place, (self.revision, holder, leaf)) {
+            self.order.remove(&old);
+        }
+        if self.leaves.len() > self.sweep_at.max(FIRST_SWEEP) {
+            let now = OffsetDateTime::now_utc();
+            self.leaves.retain(|_, (_, _, leaf)| leaf.not_after > now);
+            let leaves = &self.leaves;
+            self.order.retain(|_, place| leaves.contains_key(place));
+            self.sweep_at = self.leaves.len() * 2;
+        }
+    }
 }
 
 impl Ledger {
     /// Notes that `caller` was given `leaf`, for `asked` or for itself.
     pub fn note(&self, caller: Bound, asked: Option<Identity>, leaf: Leaf) {
-        let key = (caller.pod.uid.clone(), asked.clone());
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        held.leaves.insert(key, (Holder { caller, asked }, leaf));
-        if held.leaves.len() > held.sweep_at.max(FIRST_SWEEP) {
-            let now = OffsetDateTime::now_utc();
-            held.leaves.retain(|_, (_, leaf)| leaf.not_after > now);
-            held.sweep_at = held.leaves.len() * 2;
+        let place = (caller.pod.uid.clone(), asked.clone());
+        let mut held = self.held();
+        held.put(place, Holder { caller, asked }, leaf);
+        self.revision.send_replace(held.revision);
+    }
+
+    /// Takes what another controller gave; what was given last counts.
+    pub fn merge(&self, leaves: impl IntoIterator<Item = (Holder, Leaf)>) {
+        let mut held = self.held();
+        let before = held.revision;
+        for (holder, leaf) in leaves {
+            let place = (holder.caller.pod.uid.clone(), holder.asked.clone());
+            let known = held.leaves.get(&place).map(|(_, _, known)| known.given_at);
+            if known.is_none_or(|known| known < leaf.given_at) {
+                held.put(place, holder, leaf);
+            }
+        }
+        if held.revision != before {
+            self.revision.send_replace(held.revision);
         }
     }
 
     /// Every holder of a leaf that lives at `now`.
     pub fn alive(&self, now: OffsetDateTime) -> Vec<(Holder, Leaf)> {
-        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        held.leaves.values().filter(|(_, leaf)| leaf.not_after > now).cloned().collect()
+        let held = self.held();
+        let alive = held.leaves.values().filter(|(_, _, leaf)| leaf.not_after > now);
+        alive.map(|(_, holder, leaf)| (holder.clone(), leaf.clone())).collect()
+    }
+
+    /// What came after `revision`, and the newest revision.
+    pub fn since(&self, revision: u64) -> (u64, Vec<(Holder, Leaf)>) {
+        let held = self.held();
+        let newer = held.order.range(revision.saturating_add(1)..);
+        let newer = newer.filter_map(|(_, place)| held.leaves.get(place));
+        let newer = newer.map(|(_, holder, leaf)| (holder.clone(), leaf.clone())).collect();
+        (held.revision, newer)
+    }
+
+    /// The revision, whenever something was noted.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.revision.subscribe()
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -107,5 +166,46 @@ mod tests {
         assert_eq!(roots(now), ["new", "old"]);
         assert_eq!(roots(now + Duration::hours(2)), ["old"]);
         assert!(roots(now + Duration::hours(4)).is_empty());
+    }
+
+    #[test]
+    fn of_what_two_controllers_gave_the_newest_counts_at_both() {
+        let named = |name: &str| Named { name: name.into(), uid: format!("{name}-uid") };
+        let holder = |name: &str| Holder {
+            caller: Bound {
+                namespace: "app".into(),
+                service_account: "web".into(),
+                pod: named(name),
+                node: named("n1"),
+            },
+            asked: None,
+        };
+        let now = OffsetDateTime::now_utc();
+        let leaf = |root: &str, second| Leaf {
+            root: root.to_owned(),
+            trusted: vec![root.to_owned()],
+            given_at: now + Duration::seconds(second),
+            not_after: now + Duration::hours(1),
+        };
+        let (here, there) = (Ledger::default(), Ledger::default());
+        here.note(holder("a").caller, None, leaf("old", 1));
+        here.note(holder("b").caller, None, leaf("old", 1));
+        there.note(holder("a").caller, None, leaf("new", 2));
+        let (seen, told) = here.since(0);
+        assert_eq!(told.len(), 2);
+        there.merge(told);
+        here.merge(there.since(0).1);
+        for ledger in [&here, &there] {
+            let alive = ledger.alive(now).into_iter();
+            let mut roots: Vec<_> =
+                alive.map(|(holder, leaf)| (holder.caller.pod.name, leaf.root)).collect();
+            roots.sort();
+            assert_eq!(roots, [("a".into(), "new".into()), ("b".into(), "old".into())]);
+        }
+        let (newest, told) = here.since(seen);
+        assert_eq!(told.into_iter().map(|(_, leaf)| leaf.root).collect::<Vec<_>>(), ["new"]);
+        // What comes back is nothing new: it does not go round for ever.
+        here.merge(there.since(0).1);
+        assert_eq!(here.since(newest), (newest, Vec::new()));
     }
 }

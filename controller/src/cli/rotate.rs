@@ -100,15 +100,24 @@ fn until(
     let wanted = held.authority()?;
     let (begun, mut said) = (Instant::now(), Instant::now());
     loop {
-        let answers = mesh.ask_all("/ca")?;
-        let refused = wait::refused(&answers);
-        if let Some(why) = refused {
-            return Err(Failure { message: format!("the controller refuses: {why}"), code: 1 });
-        }
-        let mut lacks = wait::not_in_force(&answers, &wanted);
-        if lacks.is_empty() {
-            lacks = missing(&answers);
-        }
+        let lacks = match mesh.ask_all("/ca") {
+            Ok(answers) => {
+                if let Some(why) = wait::refused(&answers) {
+                    let message = format!("the controller refuses: {why}");
+                    return Err(Failure { message, code: 1 });
+                }
+                let mut lacks = wait::not_in_force(&answers, &wanted);
+                if lacks.is_empty() {
+                    lacks = wait::unheard(&answers);
+                }
+                if lacks.is_empty() {
+                    lacks = missing(&answers);
+                }
+                lacks
+            }
+            // One of them may have gone since they were listed; another takes over.
+            Err(failure) => vec![failure.message],
+        };
         if lacks.is_empty() {
             return Ok(());
         }

@@ -78,8 +78,38 @@ fn ills(status: &Value) -> Vec<String> {
             ills.push(format!("{who} does not follow the newest configuration yet"));
         }
     }
-    ills.extend(missing(status));
+    match leadership(status) {
+        Leadership::Here => ills.extend(missing(status)),
+        // It knows its own clients alone.
+        Leadership::Of(_) => {}
+        Leadership::Nobodys => ills.push(
+            "no controller leads: statuses and ordered changes wait until one holds the Lease \
+             waymark-controller-leader"
+                .to_owned(),
+        ),
+    }
     ills
+}
+
+/// Who leads, as the controller that was asked knows.
+enum Leadership {
+    /// It does itself.
+    Here,
+    /// Another does, of this name.
+    Of(String),
+    /// Nobody.
+    Nobodys,
+}
+
+fn leadership(status: &Value) -> Leadership {
+    let leader = text(status, "/leader");
+    if !leader.is_empty() {
+        Leadership::Of(leader)
+    } else if flag(status, "/leads") {
+        Leadership::Here
+    } else {
+        Leadership::Nobodys
+    }
 }
 
 /// Conditions that say that something is wrong; those of one cause in one line.
@@ -271,6 +301,12 @@ fn notes(status: &Value) -> Vec<String> {
         .filter(|problem| flag(problem, "/in_force"))
         .map(problem)
         .collect();
+    if let Leadership::Of(leader) = leadership(status) {
+        notes.push(format!(
+            "the controller that answers follows {leader}, which alone knows of all proxies; to be \
+             answered by that, you must be allowed to read Leases"
+        ));
+    }
     notes.extend(items(status, "/unguarded").map(|one| {
         format!(
             "pod {} is behind a waypoint and not in the mesh: its policies can be walked around",
@@ -314,8 +350,9 @@ mod tests {
         slow["refused"] = json!([{"kind": "type.googleapis.com/waymark.v1.Route", "name": "r/0", "reason": "why"}]);
         let mut silent = client("tunnel", 7);
         silent["silent"] = true.into();
-        let status = json!({
+        let mut status = json!({
             "revision": 7,
+            "leads": true,
             "clients": [slow, silent],
             "nodes": [{"metadata": {"name": "node-1"}}],
             "problems": [
@@ -347,12 +384,19 @@ mod tests {
             ]
         );
         assert_eq!(notes(&status), ["b.yaml: odd"]);
+
+        status["leads"] = false.into();
+        assert!(ills(&status).last().unwrap().starts_with("no controller leads"));
+        status["leader"] = "c-2".into();
+        assert!(ills(&status).last().unwrap().starts_with("tunnel s/tunnel does not answer"));
+        assert!(notes(&status).iter().any(|note| note.contains("follows c-2")));
     }
 
     #[test]
     fn a_mesh_that_is_well_has_no_ills_and_says_so() {
         let status = json!({
             "revision": 7,
+            "leads": true,
             "clients": [client("tunnel", 7), client("agent", 7)],
             "nodes": [{"metadata": {"name": "node-1"}}],
             "pods": [{"pod": "n/in", "wanted": true, "state": "ENROLLED", "reason": "",

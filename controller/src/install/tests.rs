@@ -21,7 +21,14 @@ fn the_chart_is_filled_in_with_its_own_values() {
         "the chart's tag is this version"
     );
     assert_eq!(controller["metadata"]["namespace"], "mesh");
-    assert_eq!(controller["spec"]["replicas"], 1);
+    assert_eq!(controller["spec"]["replicas"], 2);
+    let budget = find(&objects, "PodDisruptionBudget", "waymark-controller");
+    assert_eq!(
+        budget["spec"]["selector"], controller["spec"]["selector"],
+        "one of the two always stays"
+    );
+    let accounts = json!("--controller-account=mesh/waymark-controller");
+    assert!(container["args"].as_array().unwrap().contains(&accounts), "they know each other");
     assert!(container["resources"]["requests"].is_object());
     let admin = json!(format!("--admin-address=127.0.0.1:{}", crate::settings::ADMIN_PORT));
     assert!(container["args"].as_array().unwrap().contains(&admin), "the CLI finds it there");
@@ -48,13 +55,13 @@ fn the_chart_is_filled_in_with_its_own_values() {
 #[test]
 fn values_are_set_by_path_and_unknown_ones_refused() {
     let set = [
-        "pilot.replicaCount=2",
+        "pilot.replicaCount=3",
         "global.hub=registry.example/w",
         "meshConfig.trustDomainAliases=[old]",
     ];
     let objects = objects(NAMESPACE, &set.map(str::to_owned)).unwrap();
     let controller = find(&objects, "Deployment", "waymark-controller");
-    assert_eq!(controller["spec"]["replicas"], 2);
+    assert_eq!(controller["spec"]["replicas"], 3);
     let image = &controller["spec"]["template"]["spec"]["containers"][0]["image"];
     assert_eq!(*image, format!("registry.example/w/controller:{TAG}"));
     let arguments = &controller["spec"]["template"]["spec"]["containers"][0]["args"];

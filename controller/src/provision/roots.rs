@@ -2,8 +2,8 @@
 
 //! The roots in force in every namespace, as ConfigMap `istio-ca-root-cert`.
 //!
-//! Owns: made where it lacks, put right where it differs, changed with the authority; only
-//! while this controller leads.
+//! Owns: made where it lacks, put right where it differs, changed with the authority, in
+//! namespaces that the mesh looks at; only while this controller leads.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
@@ -21,6 +21,7 @@ use tokio::sync::watch;
 
 use super::apply::MANAGER;
 use crate::ca::authority::Authority;
+use crate::discovery::Selectors;
 
 /// Name of the ConfigMap.
 pub const NAME: &str = "istio-ca-root-cert";
@@ -32,6 +33,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// What is known of the namespaces.
 #[derive(Debug, Default)]
 struct Known {
+    selectors: Selectors,
     namespaces: BTreeSet<String>,
     roots: BTreeMap<String, String>,
     listed: (bool, bool),
@@ -44,8 +46,9 @@ impl Known {
             Event::InitDone => self.listed.0 = true,
             Event::InitApply(object) | Event::Apply(object) => {
                 let name = object.name_any();
+                let taken = self.selectors.take(&name, object.metadata.labels.as_ref());
                 // Nothing can be made in one that is going.
-                if object.metadata.deletion_timestamp.is_some() {
+                if !taken || object.metadata.deletion_timestamp.is_some() {
                     self.namespaces.remove(&name);
                 } else {
                     self.namespaces.insert(name);
@@ -85,6 +88,7 @@ impl Known {
 pub async fn run(
     client: Client,
     mut authorities: watch::Receiver<Arc<Authority>>,
+    selectors: Selectors,
     mut leads: watch::Receiver<bool>,
 ) {
     let config = watcher::Config::default().fields(&format!("metadata.name={NAME}"));
@@ -92,7 +96,7 @@ pub async fn run(
     let namespaces = Api::<Namespace>::all(client.clone());
     let namespaces = watcher(namespaces, watcher::Config::default()).default_backoff();
     let (mut roots, mut namespaces) = (pin!(roots), pin!(namespaces));
-    let mut known = Known::default();
+    let mut known = Known { selectors, ..Known::default() };
     let mut failed = false;
     loop {
         tokio::select! {
@@ -180,5 +184,8 @@ mod tests {
             serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
         known.namespace(Event::Apply(going));
         assert!(known.due("new").is_empty(), "it is going");
+        known.selectors = r#"[{"matchLabels": {"mesh": "yes"}}]"#.parse().unwrap();
+        known.namespace(Event::Apply(namespace("b")));
+        assert!(known.due("new").is_empty(), "it is not looked at");
     }
 }

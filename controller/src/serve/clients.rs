@@ -6,14 +6,15 @@
 //! silence limit is named and no longer waited for, until it answers again. One that hung up
 //! while its pod goes on still serves by what it last had: it counts as silent from then on.
 //! One whose pod is not ready yet takes no traffic: it is not waited for until it has everything.
+//! Clients of followers count like own ones, by what their follower says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
 /// How many times the silence limit a client that hung up is named.
 const REMEMBERED: u32 = 6;
@@ -52,6 +53,8 @@ pub struct Client {
     pub follows_roots: bool,
     /// What it refuses.
     pub refused: Vec<Refusal>,
+    /// The follower that it is connected to, `namespace/pod`; none if it is connected here.
+    pub via: Option<Arc<str>>,
 }
 
 /// How far a client is.
@@ -71,8 +74,8 @@ pub struct Progress {
 #[derive(Debug)]
 pub struct Clients {
     connected: Mutex<(u64, BTreeMap<u64, Client>)>,
-    /// Woken when a client came, went or acknowledged.
-    pub changed: Notify,
+    /// Told when a client came, went or acknowledged.
+    pub changed: watch::Sender<()>,
     silence: Duration,
     limit: usize,
 }
@@ -98,25 +101,29 @@ pub struct Seen {
     pub follows_roots: bool,
     /// What it refuses.
     pub refused: Vec<Refusal>,
+    /// The follower that it is connected to, `namespace/pod`; absent if that is this controller.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub via: Option<String>,
 }
 
 impl Clients {
-    /// No clients; `silence` is how long one may owe an answer, `limit` how many there may be.
+    /// No clients; `silence` is how long one may owe an answer, `limit` how many may be connected
+    /// here.
     pub fn new(silence: Duration, limit: usize) -> Self {
-        Self { connected: Mutex::default(), changed: Notify::new(), silence, limit }
+        Self { connected: Mutex::default(), changed: watch::Sender::new(()), silence, limit }
     }
 
     /// Takes a client in; none if there are too many.
     pub fn connect(&self, client: Client) -> Option<u64> {
         let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
         let (next, clients) = &mut *connected;
-        if clients.len() >= self.limit {
+        if clients.values().filter(|client| client.via.is_none()).count() >= self.limit {
             return None;
         }
         *next += 1;
         clients.retain(|_, old| !(old.gone && old.pod == client.pod));
         clients.insert(*next, client);
-        self.changed.notify_one();
+        self.changed.send_replace(());
         Some(*next)
     }
 
@@ -131,7 +138,64 @@ impl Clients {
             client.owes_since = client.owes_since.or(Some(now));
             clients.insert(id, client);
         }
-        self.changed.notify_one();
+        self.changed.send_replace(());
+    }
+
+    /// Takes what a follower says of a client of its own, by its number here, if it has one; gives
+    /// its number. `newest` is the newest revision.
+    pub fn followed(
+        &self,
+        known: Option<u64>,
+        said: Client,
+        newest: u64,
+        now: Instant,
+    ) -> Option<u64> {
+        let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        let (next, clients) = &mut *connected;
+        let before = known.and_then(|id| clients.remove(&id));
+        self.changed.send_replace(());
+        if said.gone {
+            // It is back already, at another controller.
+            if clients.values().any(|other| other.pod == said.pod && !other.gone) {
+                return None;
+            }
+        } else {
+            clients.retain(|_, old| !(old.gone && old.pod == said.pod));
+        }
+        let same = |old: &&Client| old.acked == said.acked && old.gone == said.gone;
+        let owes = said.gone || said.acked < newest;
+        let since = before.as_ref().filter(same).and_then(|old| old.owes_since);
+        let owes_since = owes.then(|| since.unwrap_or(now));
+        let id = known.unwrap_or_else(|| {
+            *next += 1;
+            *next
+        });
+        clients.insert(id, Client { owes_since, ..said });
+        Some(id)
+    }
+
+    /// There is a newer revision: from now on clients of followers owe an answer to it. Own ones
+    /// do once it was sent.
+    pub fn owe(&self, newest: u64, now: Instant) {
+        let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        let behind = |client: &&mut Client| client.via.is_some() && client.acked < newest;
+        for client in connected.1.values_mut().filter(behind) {
+            client.owes_since.get_or_insert(now);
+        }
+    }
+
+    /// The clients that are connected here, or were, by number.
+    pub fn own(&self) -> Vec<(u64, Client)> {
+        let connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = connected.1.iter().filter(|(_, client)| client.via.is_none());
+        own.map(|(id, client)| (*id, client.clone())).collect()
+    }
+
+    /// The pods whose stream is open, here or at a follower.
+    pub fn pods(&self) -> BTreeSet<String> {
+        let connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = connected.1.values().filter(|client| !client.gone);
+        open.map(|client| client.pod.clone()).collect()
     }
 
     /// Forgets those that hung up and have been silent for long.
@@ -156,7 +220,7 @@ impl Clients {
         };
         client.follows_roots = follows_roots;
         client.refused = refused;
-        self.changed.notify_one();
+        self.changed.send_replace(());
     }
 
     /// The revision that every client that answers has acknowledged; `newest` if there is none.
@@ -184,6 +248,7 @@ impl Clients {
             silent: self.is_silent(client, now),
             follows_roots: client.follows_roots,
             refused: client.refused.clone(),
+            via: client.via.as_deref().map(str::to_owned),
         };
         connected.1.values().map(seen).collect()
     }
@@ -205,6 +270,7 @@ mod tests {
             fresh: false,
             follows_roots: false,
             refused: Vec::new(),
+            via: None,
         }
     }
 
@@ -259,5 +325,36 @@ mod tests {
         clients.disconnect(third, true, late);
         clients.sweep(late + Duration::from_secs(61));
         assert!(clients.list(late).is_empty());
+    }
+
+    #[test]
+    fn a_client_of_a_follower_counts_by_what_its_follower_says() {
+        let clients = Clients::new(Duration::from_secs(10), 1);
+        let start = Instant::now();
+        let own = clients.connect(Client { pod: "a/own".into(), ..client() }).unwrap();
+        clients.progress(own, at(5, false), start);
+        let far = |acked: u64| Client { via: Some("m/c-2".into()), acked, ..client() };
+        let id = clients.followed(None, far(5), 5, start).expect("the limit is that of own ones");
+        assert_eq!(clients.acknowledged(5, start), 5);
+        // A newer revision: it owes an answer, though its follower has said nothing since.
+        clients.owe(6, start);
+        clients.progress(own, at(6, false), start);
+        assert_eq!(clients.acknowledged(6, start + Duration::from_secs(10)), 5);
+        let late = start + Duration::from_secs(11);
+        assert_eq!(clients.acknowledged(6, late), 6, "silent, it is not waited for");
+        assert_eq!(clients.followed(Some(id), far(6), 6, late), Some(id));
+        assert_eq!((clients.acknowledged(6, late), clients.list(late)[1].silent), (6, false));
+        assert_eq!(clients.own().len(), 1);
+
+        // It moves from the follower to another one, whose word comes first.
+        let moved = clients.followed(None, Client { via: Some("m/c-3".into()), ..far(6) }, 6, late);
+        let gone = Client { gone: true, ..far(6) };
+        assert_eq!(clients.followed(Some(id), gone.clone(), 6, late), None, "it is back already");
+        clients.disconnect(moved.unwrap(), true, late);
+        assert_eq!(clients.list(late).len(), 2, "waited for like an own one that hung up");
+        assert_eq!(clients.acknowledged(7, late + Duration::from_secs(9)), 6);
+        assert_eq!(clients.pods(), BTreeSet::from(["a/own".to_owned()]));
+        clients.followed(None, Client { pod: "a/own".into(), ..gone }, 6, late);
+        assert_eq!(clients.list(late).len(), 2);
     }
 }

@@ -33,6 +33,23 @@ pub struct Entry {
     config: Arc<Config>,
 }
 
+impl Entry {
+    /// Differs whenever anything that a client may be sent of it does; never 0.
+    ///
+    /// The same in every controller, so that two can tell whether they publish the same.
+    pub fn mark(&self) -> u64 {
+        let mut digest = Sha256::new();
+        digest.update(self.versioned.version.as_bytes());
+        if let Some((account, older)) = &self.held {
+            digest.update(format!(" {account} {}", older.version));
+        }
+        digest.update(format!("{:?}", self.scope));
+        let digest: [u8; 32] = digest.finalize().into();
+        let bytes = digest.first_chunk::<8>().copied().unwrap_or_default();
+        u64::from_be_bytes(bytes).max(1)
+    }
+}
+
 /// Everything published.
 #[derive(Debug, Default)]
 pub struct Published {
@@ -123,6 +140,20 @@ impl Published {
     /// All resources of a family.
     pub fn all(&self, family: Family) -> impl Iterator<Item = &Entry> {
         self.families.get(&family).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// Names of all resources.
+    pub fn names(&self) -> Vec<Named> {
+        let named = |(family, all): (&Family, &BTreeMap<Arc<str>, Entry>)| {
+            let family = *family;
+            all.keys().map(move |name| (family, Arc::clone(name))).collect::<Vec<_>>()
+        };
+        self.families.iter().flat_map(named).collect()
+    }
+
+    /// The mark of a resource; 0 if it is not there.
+    pub fn mark(&self, (family, name): &Named) -> u64 {
+        self.get(*family, name).map_or(0, Entry::mark)
     }
 
     /// One resource.

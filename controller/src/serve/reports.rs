@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use k8s_openapi::api::core::v1::Pod;
-use routing::wire::messages::waymark::v1::{NodeReport, NodeReportAck, pod_state};
+use routing::wire::messages::waymark::v1::{self as wire, NodeReport, NodeReportAck, pod_state};
 use tokio::sync::oneshot;
 
 use crate::app::State;
@@ -53,20 +53,7 @@ pub fn apply(report: &Report, state: &mut State) -> Vec<ReadKey> {
             continue;
         }
         named.insert(said.uid.as_str());
-        let fact = PodFact {
-            node: report.node.clone(),
-            state: match pod_state::State::try_from(said.state) {
-                Ok(pod_state::State::Enrolled) => PodState::Enrolled,
-                Ok(pod_state::State::Released) => PodState::Released,
-                Ok(pod_state::State::Failed) => PodState::Failed,
-                Ok(pod_state::State::Pending) | Err(_) => PodState::Pending,
-            },
-            reason: said.reason.clone(),
-            older_connections: said.older_connections,
-            repairs: said.repairs,
-            plain_inbound: said.plain_inbound,
-            observed_generation: said.observed_generation,
-        };
+        let fact = fact(&report.node, said);
         touched.extend(state.stores.facts.set_pod(&said.uid, Some(fact)));
     }
     let gone: Vec<_> = state
@@ -80,6 +67,24 @@ pub fn apply(report: &Report, state: &mut State) -> Vec<ReadKey> {
         touched.extend(state.stores.facts.set_pod(&uid, None));
     }
     touched
+}
+
+/// What the agent of `node` says of a pod.
+pub fn fact(node: &str, said: &wire::PodState) -> PodFact {
+    PodFact {
+        node: node.to_owned(),
+        state: match pod_state::State::try_from(said.state) {
+            Ok(pod_state::State::Enrolled) => PodState::Enrolled,
+            Ok(pod_state::State::Released) => PodState::Released,
+            Ok(pod_state::State::Failed) => PodState::Failed,
+            Ok(pod_state::State::Pending) | Err(_) => PodState::Pending,
+        },
+        reason: said.reason.clone(),
+        older_connections: said.older_connections,
+        repairs: said.repairs,
+        plain_inbound: said.plain_inbound,
+        observed_generation: said.observed_generation,
+    }
 }
 
 /// What the agent is answered.

@@ -15,11 +15,11 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use routing::stream::{DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use routing::wire::chain;
 use routing::wire::messages::istio::v1::auth::{IstioCertificateRequest, IstioCertificateResponse};
-use routing::wire::messages::waymark::v1::{NodeReport, NodeReportAck};
+use routing::wire::messages::waymark::v1::{Followed, Leading, NodeReport, NodeReportAck};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
@@ -30,8 +30,8 @@ use tonic_prost::ProstCodec;
 
 use super::certificates::{self, CREATE_CERTIFICATE};
 use super::clients::Client;
+use super::followers::{self, FOLLOW, RELAY, Words};
 use super::interest::Role;
-use super::reports::Report;
 use super::session::{QUEUE, Stream};
 use crate::app::Hub;
 use crate::ca::authority::Authority;
@@ -252,6 +252,15 @@ async fn route(
             let codec = ProstCodec::<NodeReportAck, NodeReport>::default();
             Grpc::new(codec).unary(ReportPods { hub }, request).await
         }
+        FOLLOW => {
+            let codec = ProstCodec::<Leading, Followed>::default();
+            let mut grpc = Grpc::new(codec).apply_max_message_size_config(Some(MAX_REQUEST), None);
+            grpc.streaming(Follow { hub }, request).await
+        }
+        RELAY => {
+            let codec = ProstCodec::<NodeReportAck, NodeReport>::default();
+            Grpc::new(codec).unary(Relay { hub }, request).await
+        }
         _ => Status::unimplemented("no such method").into_http(),
     }
 }
@@ -286,6 +295,35 @@ impl UnaryService<NodeReport> for ReportPods {
     }
 }
 
+struct Relay {
+    hub: Arc<Hub>,
+}
+
+impl UnaryService<NodeReport> for Relay {
+    type Response = NodeReportAck;
+    type Future = Answer<NodeReportAck>;
+
+    fn call(&mut self, request: Request<NodeReport>) -> Self::Future {
+        let hub = Arc::clone(&self.hub);
+        Box::pin(followers::relay(hub, request))
+    }
+}
+
+struct Follow {
+    hub: Arc<Hub>,
+}
+
+impl StreamingService<Followed> for Follow {
+    type Response = Leading;
+    type ResponseStream = Words;
+    type Future = Answer<Self::ResponseStream>;
+
+    fn call(&mut self, request: Request<Streaming<Followed>>) -> Self::Future {
+        let hub = Arc::clone(&self.hub);
+        Box::pin(async move { followers::follow(&hub, request).await })
+    }
+}
+
 async fn report(
     hub: Arc<Hub>,
     request: Request<NodeReport>,
@@ -304,11 +342,11 @@ async fn report(
         );
         return Err(Status::permission_denied("an agent reports its own node"));
     }
-    let (reply, answer) = oneshot::channel();
-    let ended = |_| Status::unavailable("the controller is ending");
-    let report = Report { node: caller.node.name, said, reply };
-    hub.reports.send(report).await.map_err(|_| Status::unavailable("the controller is ending"))?;
-    answer.await.map_err(ended).map(Response::new)
+    if hub.read().part.leads() {
+        followers::take_report(&hub, said).await
+    } else {
+        hub.link.relay(&hub, said).await.map(Response::new)
+    }
 }
 
 struct Delta {
@@ -352,6 +390,7 @@ async fn delta(
         fresh: !ready,
         follows_roots: false,
         refused: Vec::new(),
+        via: None,
     };
     let id = hub.clients.connect(client).ok_or_else(|| {
         tracing::warn!(%peer, "too many clients: one refused");

@@ -3,8 +3,8 @@
 //! Objects from an apiserver: one watch for each kind that it serves.
 //!
 //! Owns: which watches run (definitions may come and go), that the first batch holds everything
-//! there is, and what stands in the cluster as status ([`Standing`]), which the writers compare
-//! with. One watch is [`watch`]'s, the form of kept objects [`object`]'s.
+//! there is, which namespaces are left out, and what stands in the cluster as status
+//! ([`Standing`]), which the writers compare with. One watch is [`watch`]'s, the form of kept objects [`object`]'s.
 //!
 //! Keeps: events are batched only while the previous batch is being worked on.
 //!
@@ -27,11 +27,12 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client};
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch as channel};
 use tokio::task::JoinHandle;
 
 use self::watch::Seen;
 use super::{Batch, Problem};
+use crate::discovery::Selectors;
 use crate::status::packed::Packed;
 use crate::store::{Key, Kind};
 
@@ -55,12 +56,22 @@ pub struct Cluster {
     pub client: Client,
     served: Mutex<HashMap<Kind, ApiResource>>,
     standing: Mutex<HashMap<Key, Kept>>,
+    selectors: Selectors,
+    left_out: channel::Sender<LeftOut>,
 }
 
 /// A [`Standing`] as it is kept.
 struct Kept {
     version: Option<Arc<str>>,
     status: Packed,
+}
+
+/// Namespaces that the mesh does not look at.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct LeftOut {
+    names: BTreeSet<Arc<str>>,
+    /// Counts those that came in: their objects have to be read.
+    came_in: u64,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -70,9 +81,30 @@ impl std::fmt::Debug for Cluster {
 }
 
 impl Cluster {
-    /// A cluster of which nothing is known yet.
-    pub fn new(client: Client) -> Self {
-        Self { client, served: Mutex::default(), standing: Mutex::default() }
+    /// A cluster of which nothing is known yet, and the namespaces in it that are looked at.
+    pub fn new(client: Client, selectors: Selectors) -> Self {
+        Self {
+            client,
+            served: Mutex::default(),
+            standing: Mutex::default(),
+            selectors,
+            left_out: channel::Sender::default(),
+        }
+    }
+
+    /// Takes the labels of a namespace, or that it is gone. Until they are known its objects
+    /// are taken.
+    fn see_namespace(&self, name: &str, labels: Option<Option<&BTreeMap<String, String>>>) {
+        self.left_out.send_if_modified(|left_out| match labels {
+            Some(labels) if self.selectors.take(name, labels) => {
+                let came_in = left_out.names.remove(name);
+                left_out.came_in += u64::from(came_in);
+                came_in
+            }
+            Some(_) => left_out.names.insert(name.into()),
+            // Its objects are gone, or go.
+            None => left_out.names.remove(name),
+        });
     }
 
     /// The endpoint of an object; none if its kind is not served.

@@ -47,6 +47,13 @@ fn takes_plain(fact: &PodFact, told: Told) -> bool {
     told.what == Telling::Open && fact.plain_inbound && fact.observed_generation == told.generation
 }
 
+/// Tells whether the agent has proven what it was told last.
+pub(super) fn is_proven(fact: Option<&PodFact>, told: Told) -> bool {
+    fact.is_some_and(|fact| {
+        fact.state == PodState::Enrolled && fact.observed_generation >= told.generation
+    })
+}
+
 /// What the agent is told at a step.
 pub(super) fn telling(inside: bool, step: &Step) -> Telling {
     match step {

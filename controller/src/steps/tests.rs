@@ -308,3 +308,80 @@ fn a_report_from_before_the_agent_was_told_counts_for_nothing() {
     course.settle(&[], 2000, Duration::ZERO);
     assert_eq!(course.stores.facts.step("u1"), Step::Settled);
 }
+
+/// Takes objects at a controller that does not decide.
+fn follow(course: &mut Course, text: &str) -> Step {
+    let mut touched = Vec::new();
+    for placed in document::parse(Path::new("f"), text).objects {
+        touched.extend(course.stores.put(placed.object));
+    }
+    let (acked, revision) = (course.revision, course.revision);
+    let moment = Moment { acked, revision, now: course.began, drain: Duration::ZERO };
+    course.steps.begin(&mut course.stores, &course.mesh, &touched, moment);
+    course.stores.facts.step(SERVICE)
+}
+
+#[test]
+fn another_controller_goes_on_where_the_one_before_ended() {
+    let before = NAMESPACE.to_owned() + &service(false);
+    let (mut leader, mut other) = (Course::new(&before), Course::new(""));
+    follow(&mut other, &before);
+    let with = GATEWAY.to_owned() + &service(true) + &waypoint_pod("True");
+    assert_eq!(follow(&mut other, &with), Step::Published, "it is not ahead of the leader");
+    assert_eq!(leader.put(&with, 10), Step::Published);
+    let told = leader.stores.facts.known(SERVICE);
+    assert!(other.stores.facts.take(SERVICE, told).is_empty(), "both came to the same");
+    assert_eq!(leader.settle(&[], leader.revision, Duration::ZERO), Step::Settled);
+    other.stores.facts.take(SERVICE, leader.stores.facts.known(SERVICE));
+    assert_eq!(follow(&mut other, &waypoint_pod("True")), Step::Settled);
+
+    // The leader ends; meanwhile the waypoint is taken off.
+    let leaving = follow(&mut other, &service(false));
+    assert!(matches!(leaving, Step::Leaving(_)), "{leaving:?}");
+    other.revision = 30;
+    let moment = Moment { acked: 0, revision: 30, now: other.began, drain: Duration::ZERO };
+    other.steps.take_over(&other.stores, moment);
+    let waits = other.settle(&[], 29, Duration::ZERO);
+    assert!(matches!(waits, Step::Leaving(_)), "{waits:?}: what is published here is waited for");
+    let left = other.settle(&[], 30, Duration::ZERO);
+    assert!(matches!(left, Step::Left(_)), "{left:?}");
+}
+
+#[test]
+fn what_the_leader_decided_stands_when_its_reason_is_seen_later() {
+    let with = NAMESPACE.to_owned() + GATEWAY + &service(true) + &waypoint_pod("True");
+    let (mut leader, mut other) = (Course::new(&with), Course::new(""));
+    follow(&mut other, &with);
+    let leaving = leader.put(&service(false), 0);
+    assert!(matches!(leaving, Step::Leaving(_)), "{leaving:?}");
+    other.stores.facts.take(SERVICE, leader.stores.facts.known(SERVICE));
+    assert_eq!(follow(&mut other, &service(false)), leaving);
+
+    let (mut leader, mut other) =
+        (Course::new(&(labelled("none") + &pod_of_mesh("True"))), Course::new(""));
+    follow(&mut other, &(labelled("none") + &pod_of_mesh("True")));
+    leader.put(&labelled("ambient"), 10);
+    let known = leader.stores.facts.known("u1");
+    other.stores.facts.take("u1", known.clone());
+    follow(&mut other, &labelled("ambient"));
+    assert_eq!(other.stores.facts.known("u1"), known, "the count of what the agent is told, too");
+}
+
+#[test]
+fn a_pod_that_joins_goes_on_joining_under_another_controller() {
+    let mut course = Course::new(&(labelled("none") + &pod_of_mesh("True")));
+    course.put(&labelled("ambient"), 10);
+    assert_eq!(course.stores.facts.step("u1"), Step::Joining);
+    course.revision = 40;
+    let moment = |acked| Moment { acked, revision: 40, now: course.began, drain: Duration::ZERO };
+    let (early, late) = (moment(39), moment(40));
+    course.steps.take_over(&course.stores, early);
+    course.steps.settle(&mut course.stores, &course.mesh, &[], late);
+    assert_eq!(course.stores.facts.step("u1"), Step::Joining, "it is not proven yet");
+    course.fact("u1", report(PodState::Enrolled, true));
+    course.steps.take_over(&course.stores, early);
+    course.steps.settle(&mut course.stores, &course.mesh, &[], early);
+    assert_eq!(course.stores.facts.step("u1"), Step::Joining);
+    course.steps.settle(&mut course.stores, &course.mesh, &[], late);
+    assert_eq!(course.stores.facts.step("u1"), Step::Settled);
+}

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! What the controller learnt outside objects: the proven state of pods, as their agents
-//! report it, and how far an ordered change has come.
+//! report it, how far an ordered change has come, the roots to trust, the keys of token issuers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use policy::jwt::Jwk;
@@ -11,6 +11,9 @@ use routing::discovery::GatewayAddress;
 use serde::{Deserialize, Serialize};
 
 use super::ReadKey;
+
+/// Changes that are remembered for followers; one that is further behind is told everything.
+const LOG: usize = 4096;
 
 /// Names a fact.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -128,6 +131,17 @@ pub enum Telling {
     Whole,
 }
 
+/// Everything that is known of one pod or service besides objects.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Known {
+    /// What the agent of the pod reported.
+    pub pod: Option<PodFact>,
+    /// How far its ordered change has come.
+    pub step: Step,
+    /// What the agent of the pod is told.
+    pub told: Option<Told>,
+}
+
 /// All facts.
 #[derive(Debug, Default)]
 pub struct Facts {
@@ -136,6 +150,10 @@ pub struct Facts {
     told: HashMap<Arc<str>, Told>,
     roots: Vec<String>,
     keys: HashMap<KeySource, FetchedKeys>,
+    keys_revision: u64,
+    revision: u64,
+    /// Which pod or service changed at which revision.
+    log: VecDeque<(u64, Arc<str>)>,
 }
 
 impl Facts {
@@ -184,12 +202,38 @@ impl Facts {
             return None;
         }
         self.keys.insert(source.clone(), now);
+        self.keys_revision += 1;
         Some(ReadKey::Fact(FactKey::Keys(source.clone())))
     }
 
     /// Forgets keys that nobody asks for any more.
     pub fn retain_keys(&mut self, wanted: impl Fn(&KeySource) -> bool) {
+        let before = self.keys.len();
         self.keys.retain(|source, _| wanted(source));
+        self.keys_revision += u64::from(self.keys.len() != before);
+    }
+
+    /// Counts the changes of keys.
+    pub fn keys_revision(&self) -> u64 {
+        self.keys_revision
+    }
+
+    /// The keys of every issuer that was tried.
+    pub fn issuers(&self) -> impl Iterator<Item = (&KeySource, &FetchedKeys)> {
+        self.keys.iter()
+    }
+
+    /// Takes the keys that another controller fetched, in the place of all others; returns the
+    /// touched keys.
+    pub fn take_keys(&mut self, fetched: Vec<(KeySource, FetchedKeys)>) -> Vec<ReadKey> {
+        let before = std::mem::replace(&mut self.keys, fetched.into_iter().collect());
+        let mut differ: BTreeSet<&KeySource> = BTreeSet::new();
+        differ.extend(
+            self.keys.keys().filter(|source| before.get(*source) != self.keys.get(*source)),
+        );
+        differ.extend(before.keys().filter(|source| !self.keys.contains_key(*source)));
+        self.keys_revision += u64::from(!differ.is_empty());
+        differ.into_iter().map(|source| ReadKey::Fact(FactKey::Keys(source.clone()))).collect()
     }
 
     /// The agent is to be told `what`; returns the touched key if that is new.
@@ -209,6 +253,7 @@ impl Facts {
             Some(_) | None => generation,
         };
         let uid: Arc<str> = uid.into();
+        self.note(&uid);
         self.told.insert(Arc::clone(&uid), Told { what, generation, since });
         Some(ReadKey::Fact(FactKey::Step(uid)))
     }
@@ -227,7 +272,9 @@ impl Facts {
 
     /// The pod with this UID is gone.
     pub fn forget(&mut self, uid: &str) {
-        self.told.remove(uid);
+        if let Some((uid, _)) = self.told.remove_entry(uid) {
+            self.note(&uid);
+        }
     }
 
     /// Takes the state of one pod, or forgets it; returns the touched key if it changed.
@@ -236,6 +283,7 @@ impl Facts {
             return None;
         }
         let uid: Arc<str> = uid.into();
+        self.note(&uid);
         match fact {
             Some(fact) => self.pods.insert(Arc::clone(&uid), fact),
             None => self.pods.remove(&uid),
@@ -249,6 +297,7 @@ impl Facts {
             return None;
         }
         let what: Arc<str> = what.into();
+        self.note(&what);
         match step {
             Step::Settled => self.steps.remove(&what),
             step @ (Step::Waiting
@@ -260,5 +309,98 @@ impl Facts {
             | Step::Releasing) => self.steps.insert(Arc::clone(&what), step),
         };
         Some(ReadKey::Fact(FactKey::Step(what)))
+    }
+
+    /// Counts the changes.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// The pods and services that changed after `revision`; none if that is not remembered.
+    pub fn since(&self, revision: u64) -> Option<BTreeSet<Arc<str>>> {
+        let oldest = self.log.front().map_or(self.revision + 1, |(first, _)| *first);
+        if revision > self.revision || (revision + 1 < oldest && revision < self.revision) {
+            return None;
+        }
+        let newer = self.log.iter().filter(|(at, _)| *at > revision);
+        Some(newer.map(|(_, what)| Arc::clone(what)).collect())
+    }
+
+    /// Every pod and service of which something is known.
+    pub fn all(&self) -> BTreeSet<Arc<str>> {
+        self.pods.keys().chain(self.steps.keys()).chain(self.told.keys()).cloned().collect()
+    }
+
+    /// Every ordered change under way.
+    pub fn steps(&self) -> impl Iterator<Item = (&Arc<str>, &Step)> {
+        self.steps.iter()
+    }
+
+    /// All that is known of a pod, by UID, or of a service, by key.
+    pub fn known(&self, what: &str) -> Known {
+        Known {
+            pod: self.pods.get(what).cloned(),
+            step: self.step(what),
+            told: self.told.get(what).copied(),
+        }
+    }
+
+    /// Takes all that another controller knows of a pod or service; returns the touched keys.
+    pub fn take(&mut self, what: &str, known: Known) -> Vec<ReadKey> {
+        let mut touched: Vec<ReadKey> = self.set_pod(what, known.pod).into_iter().collect();
+        touched.extend(self.set_step(what, known.step));
+        if self.told.get(what) != known.told.as_ref() {
+            let what: Arc<str> = what.into();
+            self.note(&what);
+            match known.told {
+                Some(told) => self.told.insert(Arc::clone(&what), told),
+                None => self.told.remove(&what),
+            };
+            touched.push(ReadKey::Fact(FactKey::Step(what)));
+        }
+        touched
+    }
+
+    fn note(&mut self, what: &Arc<str>) {
+        self.revision += 1;
+        self.log.push_back((self.revision, Arc::clone(what)));
+        if self.log.len() > LOG {
+            self.log.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_remembered_and_another_store_can_take_them() {
+        let mut facts = Facts::default();
+        facts.tell("u1", Telling::Whole);
+        facts.set_step("app/web", Step::Published);
+        let seen = facts.revision();
+        facts.set_step("app/web", Step::Settled);
+        facts.forget("u1");
+        facts.forget("u1");
+        let changed = facts.since(seen).unwrap();
+        assert_eq!(changed, ["app/web", "u1"].map(Arc::from).into());
+        assert_eq!(facts.since(seen + 2).unwrap(), BTreeSet::new(), "nothing since");
+        assert_eq!(facts.since(seen + 3), None, "of another controller");
+
+        facts.tell("u1", Telling::Open);
+        facts.tell("u1", Telling::Whole);
+        let mut other = Facts::default();
+        assert_eq!(other.take("u1", facts.known("u1")).len(), 1);
+        assert_eq!(other.told("u1"), facts.told("u1"), "with its generation");
+        assert!(other.take("u1", facts.known("u1")).is_empty(), "known already");
+        assert_eq!(other.take("u1", Known::default()).len(), 1);
+        assert!(other.all().is_empty());
+
+        for _ in 0..LOG {
+            facts.tell("u2", Telling::Open);
+            facts.tell("u2", Telling::Whole);
+        }
+        assert_eq!(facts.since(seen), None, "too long ago");
     }
 }

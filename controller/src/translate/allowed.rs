@@ -4,15 +4,15 @@
 //!
 //! Rule: `AllowedRoutes` in Gateway API `apis/v1/gateway_types.go`.
 
-use std::collections::BTreeMap;
-
 use gateway_api::experimental::gateways::{
     Gateway, GatewayAllowedListenersNamespacesFrom as SetsFrom, GatewayListeners,
     GatewayListenersAllowedRoutesNamespacesFrom as From,
-    GatewayListenersAllowedRoutesNamespacesSelector as Selector,
 };
 use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use serde::Serialize;
 
+use crate::discovery::selects;
 use crate::store::lookup::Lookup;
 
 /// Tells whether `listener` of a Gateway in `own` takes objects of `namespace`.
@@ -47,43 +47,22 @@ pub fn listener_set(gateway: &Gateway, namespace: &str, look: &mut Lookup<'_>) -
         Some(SetsFrom::Same) => gateway.metadata.namespace.as_deref() == Some(namespace),
         Some(SetsFrom::All) => true,
         Some(SetsFrom::Selector) => {
-            // The same selector under another name in the crate.
-            let json = serde_json::to_value(&namespaces.selector).unwrap_or_default();
-            let selector = serde_json::from_value::<Selector>(json);
-            selector.is_ok_and(|selector| selected(&selector, namespace, look))
+            let selector = namespaces.selector.as_ref();
+            selector.is_some_and(|selector| selected(selector, namespace, look))
         }
     }
 }
 
 /// Tells whether a selector selects a namespace by its labels.
-fn selected(selector: &Selector, namespace: &str, look: &mut Lookup<'_>) -> bool {
+fn selected<T: Serialize>(selector: &T, namespace: &str, look: &mut Lookup<'_>) -> bool {
+    // The same selector under several names in the crate.
+    let json = serde_json::to_value(selector).unwrap_or_default();
+    let Ok(selector) = serde_json::from_value::<LabelSelector>(json) else { return false };
     let labels = look
         .get::<Namespace>("", namespace)
         .map(|namespace| namespace.metadata.labels.clone().unwrap_or_default());
     // Every namespace of a cluster carries its name as a label, written or not.
     let mut labels = labels.unwrap_or_default();
     labels.entry("kubernetes.io/metadata.name".to_owned()).or_insert_with(|| namespace.to_owned());
-    selects(selector, &labels)
-}
-
-/// Tells whether a label selector selects `labels`; an operator that is not known selects nothing.
-fn selects(selector: &Selector, labels: &BTreeMap<String, String>) -> bool {
-    let matches = selector.match_labels.iter().flatten();
-    let all_labels = matches.into_iter().all(|(key, value)| labels.get(key) == Some(value));
-    let mut expressions = selector.match_expressions.iter().flatten();
-    all_labels
-        && expressions.all(|expression| {
-            let value = labels.get(&expression.key);
-            let listed = || {
-                let values = expression.values.as_deref().unwrap_or_default();
-                value.is_some_and(|value| values.contains(value))
-            };
-            match expression.operator.as_str() {
-                "In" => listed(),
-                "NotIn" => !listed(),
-                "Exists" => value.is_some(),
-                "DoesNotExist" => value.is_none(),
-                _ => false,
-            }
-        })
+    selects(&selector, &labels)
 }

@@ -128,12 +128,13 @@ fn is_ambient(namespace: &Namespace) -> bool {
     label(namespace.metadata.labels.as_ref(), api::DATAPLANE_MODE) == Some("ambient")
 }
 
-/// Namespaces whose pods need not wait for the mesh: those that are not labelled, and those
-/// that never belong in it. One that is not known is not among them.
+/// Namespaces whose pods need not wait for the mesh: those that are not labelled or not looked
+/// at, and those that never belong in it. One that is not known is not among them.
 pub fn outside_namespaces(look: &Lookup<'_>, stores: &Stores) -> Vec<String> {
     let plain = |namespace: &Namespace| {
         let name = namespace.metadata.name.as_deref().unwrap_or_default();
-        !is_ambient(namespace) || !namespace_can_enrol(name, look)
+        let taken = look.mesh().discovery.take(name, namespace.metadata.labels.as_ref());
+        !is_ambient(namespace) || !taken || !namespace_can_enrol(name, look)
     };
     let never =
         OUTSIDE.iter().map(ToString::to_string).chain([look.mesh().root_namespace.to_string()]);

@@ -7,14 +7,19 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use clap::Parser as _;
-use controller::app::{self, Hub};
+use controller::app::{self, Hub, cluster};
 use controller::ca::token::{Bound, Named, TokenKey};
+use controller::lead::Leader;
+use controller::serve::certificates::CREATE_CERTIFICATE;
 use controller::settings::Settings;
 use http::uri::PathAndQuery;
+use prost_types::value::Kind::StringValue;
+use prost_types::{Struct, Value};
 use routing::stream::{DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use routing::wire::messages::google::rpc::Status as RpcStatus;
+use routing::wire::messages::istio::v1::auth::{IstioCertificateRequest, IstioCertificateResponse};
 use routing::wire::messages::waymark::v1::Rejected;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::client::Grpc;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
@@ -26,9 +31,11 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A controller that ends with the value.
 pub struct World {
-    pub directory: tempfile::TempDir,
+    pub directory: Arc<tempfile::TempDir>,
     pub hub: Arc<Hub>,
     pub address: std::net::SocketAddr,
+    /// Name among others over the same directory; empty: it is alone.
+    name: String,
     stop: Option<oneshot::Sender<()>>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -43,42 +50,43 @@ impl World {
         for (name, text) in files {
             std::fs::write(directory.path().join(name), text).unwrap();
         }
-        Self::resume(directory).await
+        Self::resume(Arc::new(directory)).await
     }
 
     /// Starts over a directory of an earlier controller.
-    pub async fn resume(directory: tempfile::TempDir) -> Self {
-        let at = |name: &str| directory.path().join(name).display().to_string();
-        let settings = Settings::parse_from([
-            "waymark-controller",
-            "--folder",
-            &at("folder"),
-            "--folder",
-            &at("objects"),
-            "--provision-dir",
-            &at("provisioned"),
-            "--ca-dir",
-            &at("ca"),
-            "--admin-socket",
-            &at("admin.sock"),
-            "--listen",
-            "127.0.0.1:0",
-            "--silent-after",
-            "2",
-            "--guard-drain",
-            "0",
-        ]);
-        let app = app::start(settings).await.unwrap();
+    pub async fn resume(directory: Arc<tempfile::TempDir>) -> Self {
+        let settings = settings(directory.path(), "");
+        Self::run(directory, "", app::start(settings).await.unwrap())
+    }
+
+    /// Starts beside others over the same directory, as the controller in the pod `name`; what
+    /// is found out about leadership elsewhere is in `leader`.
+    pub async fn beside(
+        directory: Arc<tempfile::TempDir>,
+        name: &str,
+        leader: &watch::Sender<Leader>,
+    ) -> Self {
+        let who = pod("istio-system", name, "waymark-controller", "n1");
+        let path = directory.path().join(format!("{name}-token"));
+        std::fs::write(&path, token(directory.path(), &who)).unwrap();
+        let settings = settings(directory.path(), name);
+        let mut surroundings = cluster::surroundings(&settings).await.unwrap();
+        surroundings.leader = leader.clone();
+        Self::run(directory, name, app::start_in(settings, surroundings).await.unwrap())
+    }
+
+    fn run(directory: Arc<tempfile::TempDir>, name: &str, app: app::App) -> Self {
         let (hub, address) = (Arc::clone(&app.hub), app.address().unwrap());
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
             app.run(async { stopped.await.unwrap_or(()) }).await.unwrap();
         });
-        Self { directory, hub, address, stop: Some(stop), task }
+        let name = name.to_owned();
+        Self { directory, hub, address, name, stop: Some(stop), task }
     }
 
     /// Ends the controller; its directory stays.
-    pub async fn end(mut self) -> tempfile::TempDir {
+    pub async fn end(mut self) -> Arc<tempfile::TempDir> {
         self.stop.take().unwrap().send(()).unwrap();
         self.task.await.unwrap();
         self.directory
@@ -93,12 +101,6 @@ impl World {
         let next = self.path("next");
         std::fs::write(&next, text).unwrap();
         std::fs::rename(&next, self.path(name)).unwrap();
-    }
-
-    fn token(&self, who: &Bound) -> String {
-        let key = TokenKey::load_or_make(&self.path("ca")).unwrap();
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-        key.issue(who, now, Duration::from_secs(600)).unwrap()
     }
 
     async fn grpc(&self) -> Grpc<Channel> {
@@ -130,7 +132,7 @@ impl World {
         Q: prost::Message + 'static,
         A: prost::Message + Default + 'static,
     {
-        let request = self.authorised(message, &self.token(who));
+        let request = self.authorised(message, &token(self.directory.path(), who));
         let codec = ProstCodec::<Q, A>::default();
         let path = PathAndQuery::from_static(path);
         let answer = self.grpc().await.unary(request, path, codec).await?;
@@ -139,7 +141,7 @@ impl World {
 
     /// A delta stream as `who`.
     pub async fn stream(&self, who: &Bound) -> Result<Client, Status> {
-        self.stream_with(&self.token(who)).await
+        self.stream_with(&token(self.directory.path(), who)).await
     }
 
     /// A delta stream with this token.
@@ -151,6 +153,37 @@ impl World {
         let answer = self.grpc().await.streaming(request, path, codec).await?;
         Ok(Client { requests, responses: answer.into_inner() })
     }
+}
+
+/// The settings of a controller called `name`, or of one that is alone if that is empty.
+fn settings(directory: &Path, name: &str) -> Settings {
+    let at = |name: &str| directory.join(name).display().to_string();
+    let mut arguments = vec![
+        "waymark-controller".to_owned(),
+        format!("--silent-after={}", if name.is_empty() { 2 } else { 5 }),
+        "--guard-drain=0".to_owned(),
+        "--listen=127.0.0.1:0".to_owned(),
+        format!("--folder={}", at("folder")),
+        format!("--folder={}", at("objects")),
+        format!("--ca-dir={}", at("ca")),
+        format!("--admin-socket={}", at(&format!("{name}admin.sock"))),
+    ];
+    if name.is_empty() {
+        arguments.push(format!("--provision-dir={}", at("provisioned")));
+    } else {
+        arguments.push(format!("--pod-name={name}"));
+        arguments.push(format!("--token-file={}", at(&format!("{name}-token"))));
+        arguments.push(format!("--state-file={}", at(&format!("{name}/enrolled.json"))));
+        std::fs::create_dir_all(directory.join(name)).unwrap();
+    }
+    Settings::parse_from(arguments)
+}
+
+/// A token of a pod, as a kubelet brings it.
+fn token(directory: &Path, who: &Bound) -> String {
+    let key = TokenKey::load_or_make(&directory.join("ca")).unwrap();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    key.issue(who, now, Duration::from_secs(600)).unwrap()
 }
 
 /// One delta stream.
@@ -271,7 +304,9 @@ pub async fn eventually<T>(hub: &Hub, what: &str, test: impl Fn() -> Option<T>) 
 /// GET over the admin socket, as JSON.
 pub async fn admin(world: &World, path: &str) -> serde_json::Value {
     use http_body_util::{BodyExt as _, Empty};
-    let stream = tokio::net::UnixStream::connect(world.path("admin.sock")).await.unwrap();
+    let stream = tokio::net::UnixStream::connect(world.path(&format!("{}admin.sock", world.name)))
+        .await
+        .unwrap();
     let io = hyper_util::rt::TokioIo::new(stream);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
     tokio::spawn(connection);
@@ -283,6 +318,24 @@ pub async fn admin(world: &World, path: &str) -> serde_json::Value {
     assert_eq!(response.status(), 200, "{path}");
     let body = response.into_body().collect().await.unwrap().to_bytes();
     serde_json::from_slice(&body).unwrap()
+}
+
+/// The identity of the pods of account `web` in namespace `app`.
+pub const WEB: &str = "spiffe://cluster.local/ns/app/sa/web";
+
+/// A certificate of [`WEB`] for `caller`: what the authority answers.
+pub async fn certificate(world: &World, caller: &Bound) -> Vec<String> {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
+    let identity = Value { kind: Some(StringValue(WEB.to_owned())) };
+    let request = IstioCertificateRequest {
+        csr,
+        validity_duration: 3600,
+        metadata: Some(Struct { fields: [("ImpersonatedIdentity".to_owned(), identity)].into() }),
+    };
+    let answer: IstioCertificateResponse =
+        world.call(CREATE_CERTIFICATE, request, caller).await.unwrap();
+    answer.cert_chain
 }
 
 /// The names of resources in a response.

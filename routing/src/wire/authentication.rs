@@ -111,7 +111,12 @@ fn header_name(field: &'static str, text: &str) -> Result<HeaderName, WireError>
     name.map_err(|_| WireError::Value(field, text.to_owned()))
 }
 
-fn read_key(message: &wire::JsonWebKey) -> Result<Jwk, WireError> {
+/// Reads a public key.
+///
+/// # Errors
+///
+/// See [`WireError`].
+pub fn read_key(message: &wire::JsonWebKey) -> Result<Jwk, WireError> {
     use wire::json_web_key::Key;
     let bytes = |bytes: &[u8]| Arc::from(bytes);
     let key = match &message.key {
@@ -143,7 +148,8 @@ fn read_key(message: &wire::JsonWebKey) -> Result<Jwk, WireError> {
     Ok(Jwk { id: (!id.is_empty()).then(|| id.into()), algorithm, key })
 }
 
-fn write_key(one: &Jwk) -> wire::JsonWebKey {
+/// Writes a public key.
+pub fn write_key(one: &Jwk) -> wire::JsonWebKey {
     use wire::json_web_key::Key;
     let key = match &one.key {
         PublicKey::Rsa { n, e } => Key::Rsa(wire::RsaKey { n: n.to_vec(), e: e.to_vec() }),

@@ -14,10 +14,11 @@ use std::sync::Arc;
 use prost::Message;
 
 use self::parts::{
-    read_application_tunnel, read_balancing, read_gateway, read_health, read_network_mode,
-    read_tunnel, read_workload_type, write_application_tunnel, write_balancing, write_gateway,
-    write_health, write_network_mode, write_tunnel, write_workload_type,
+    read_application_tunnel, read_balancing, read_health, read_network_mode, read_tunnel,
+    read_workload_type, write_application_tunnel, write_balancing, write_health,
+    write_network_mode, write_tunnel, write_workload_type,
 };
+pub use self::parts::{read_gateway, write_gateway};
 use super::error::{Names, WireError, address, address_bytes, or, port, port_or_zero, range};
 use super::messages::istio::workload as wire;
 use super::messages::waymark::v1::{ClientAffinity, PodUid};

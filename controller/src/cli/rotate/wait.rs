@@ -2,12 +2,12 @@
 
 //! What a step of a rotation waits for, by the answers of all controllers at `/ca`. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
 use crate::ca::authority::Authority;
-use crate::cli::format::{flag, items, number, text};
+use crate::cli::format::{flag, items, number, text, texts};
 
 /// Why a controller does not take the newest texts, if one does not.
 pub(super) fn refused(answers: &[Value]) -> Option<String> {
@@ -31,11 +31,25 @@ pub(super) fn not_in_force(answers: &[Value], wanted: &Authority) -> Vec<String>
     vec![format!("{late} of {} controllers have not taken the change yet", answers.len())]
 }
 
+/// Who is not known about: proxies, agents and controllers that no controller hears.
+pub(super) fn unheard(answers: &[Value]) -> Vec<String> {
+    let Some(leader) = answers.iter().find(|answer| flag(answer, "/leads")) else {
+        return vec!["no controller leads, which alone knows of all proxies".to_owned()];
+    };
+    texts(leader, "/unheard").iter().map(|pod| format!("{pod} is not connected")).collect()
+}
+
 /// The proxies and agents that do not trust all roots in force yet.
+///
+/// The controller that leads names those of the others, too; and one that changed over to
+/// another is still named by the one it left, as silent. Where it is heard, counts.
 pub(super) fn distrusting(answers: &[Value]) -> Vec<String> {
-    let clients = answers.iter().flat_map(|answer| items(answer, "/clients"));
-    let slow = clients.filter(|client| !flag(client, "/trusts"));
-    slow.map(|client| {
+    let who = |client: &Value| (text(client, "/role"), text(client, "/pod"));
+    let clients = || answers.iter().flat_map(|answer| items(answer, "/clients"));
+    let heard: BTreeSet<_> = clients().filter(|client| !flag(client, "/silent")).map(who).collect();
+    let counts = |client: &&Value| !flag(client, "/silent") || !heard.contains(&who(client));
+    let slow = clients().filter(counts).filter(|client| !flag(client, "/trusts"));
+    let slow = slow.map(|client| {
         let why = if !flag(client, "/followsRoots") {
             "learns of roots with its next certificate"
         } else if flag(client, "/silent") {
@@ -44,8 +58,8 @@ pub(super) fn distrusting(answers: &[Value]) -> Vec<String> {
             "has not acknowledged the roots"
         };
         format!("{} {} {why}", text(client, "/role"), text(client, "/pod"))
-    })
-    .collect()
+    });
+    slow.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// The holders of leaves of another root than the one that signs.
@@ -99,6 +113,28 @@ mod tests {
             ]
         );
         assert!(distrusting(&answers[..0]).is_empty());
+    }
+
+    #[test]
+    fn nothing_is_taken_for_known_before_a_controller_leads_that_hears_everybody() {
+        let follows = json!({"leads": false, "unheard": []});
+        let leads = |unheard: &[&str]| json!({"leads": true, "unheard": unheard});
+        assert_eq!(unheard(std::slice::from_ref(&follows)).len(), 1);
+        assert_eq!(unheard(&[follows.clone(), leads(&["s/a"])]), ["s/a is not connected"]);
+        assert!(unheard(&[follows, leads(&[])]).is_empty());
+    }
+
+    #[test]
+    fn a_client_counts_where_it_is_heard_and_for_all_who_hear_it() {
+        let client = |trusts: bool, silent: bool| json!({"clients": [{"role": "tunnel", "pod": "s/a", "followsRoots": true, "trusts": trusts, "silent": silent}]});
+        // It left the first controller for the second.
+        assert!(distrusting(&[client(false, true), client(true, false)]).is_empty());
+        let lacks = ["tunnel s/a has not acknowledged the roots"];
+        assert_eq!(distrusting(&[client(true, true), client(false, false)]), lacks);
+        // The one that leads has not heard yet what its follower has.
+        assert_eq!(distrusting(&[client(false, false), client(true, false)]), lacks);
+        let answers = [client(false, true), client(false, true)];
+        assert_eq!(distrusting(&answers), ["tunnel s/a does not answer"]);
     }
 
     #[test]

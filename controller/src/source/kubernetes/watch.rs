@@ -2,8 +2,9 @@
 
 //! Follows all objects of one kind.
 //!
-//! Owns: what is gone after a list was read anew, and what cannot be read (its last good
-//! version stays). Ends when the kind is no longer served or nobody listens.
+//! Owns: what is gone after a list was read anew, what is left out with its namespace, and what
+//! cannot be read (its last good version stays). Everything is listed again when a namespace
+//! comes in: what was left out is kept nowhere. Ends when the kind is no longer served or nobody listens.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -19,7 +20,7 @@ use kube::{Api, Resource as _, ResourceExt as _};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::{Cluster, object};
+use super::{Cluster, LeftOut, object};
 use crate::source::{Change, Problem};
 use crate::store::{Key, Kind, Name, Object};
 
@@ -55,20 +56,34 @@ pub(super) async fn follow(
     } else {
         config
     };
-    let mut events = pin!(watcher(api, config).default_backoff());
-    let mut follower = Follower { cluster, kind, known: BTreeSet::new(), listed: None };
-    while let Some(event) = events.next().await {
-        let seen = match event {
-            Ok(event) => follower.take(event),
-            Err(error) if is_not_served(&error) => follower.clear(),
-            Err(error) => {
-                tracing::warn!(kind = kind.as_str(), %error, "watch failed; it is tried again");
-                continue;
+    let mut left_out = cluster.left_out.subscribe();
+    let left = left_out.borrow_and_update().clone();
+    let mut follower = Follower { cluster, kind, known: BTreeSet::new(), listed: None, left };
+    loop {
+        let mut events = pin!(watcher(api.clone(), config.clone()).default_backoff());
+        loop {
+            let (seen, again) = tokio::select! {
+                event = events.next() => match event {
+                    Some(Ok(event)) => (follower.take(event), false),
+                    Some(Err(error)) if is_not_served(&error) => (follower.clear(), false),
+                    Some(Err(error)) => {
+                        tracing::warn!(kind = kind.as_str(), %error, "watch failed; it is tried again");
+                        continue;
+                    }
+                    None => return,
+                },
+                Ok(()) = left_out.changed(), if !kind.is_cluster_wide() => {
+                    let now = left_out.borrow_and_update().clone();
+                    follower.leave_out(now)
+                }
+            };
+            for seen in seen {
+                if out.send(seen).await.is_err() {
+                    return;
+                }
             }
-        };
-        for seen in seen {
-            if out.send(seen).await.is_err() {
-                return;
+            if again {
+                break;
             }
         }
     }
@@ -90,6 +105,7 @@ struct Follower {
     known: BTreeSet<Name>,
     /// Names in the list that is being read.
     listed: Option<BTreeSet<Name>>,
+    left: LeftOut,
 }
 
 impl Follower {
@@ -127,8 +143,25 @@ impl Follower {
         seen
     }
 
+    /// Other namespaces are left out from now on; tells what goes with them, and whether some
+    /// have to be read.
+    fn leave_out(&mut self, now: LeftOut) -> (Vec<Seen>, bool) {
+        let again = now.came_in != self.left.came_in;
+        let left = self.known.iter().filter(|name| now.names.contains(&name.namespace));
+        let left: Vec<Name> = left.cloned().collect();
+        self.left = now;
+        (left.into_iter().flat_map(|name| self.remove(name)).collect(), again)
+    }
+
     fn put(&mut self, object: DynamicObject) -> Vec<Seen> {
         let key = Key { kind: self.kind, name: name(&object) };
+        if self.kind == Kind::Namespace {
+            let labels = object.metadata.labels.as_ref();
+            self.cluster.see_namespace(&key.name.name, Some(labels));
+        }
+        if self.left.names.contains(&key.name.namespace) {
+            return Vec::new();
+        }
         self.known.insert(key.name.clone());
         match self.read(object) {
             Ok((object, standing)) => {
@@ -167,6 +200,9 @@ impl Follower {
 
     fn remove(&mut self, name: Name) -> Vec<Seen> {
         self.known.remove(&name);
+        if self.kind == Kind::Namespace {
+            self.cluster.see_namespace(&name.name, None);
+        }
         let key = Key { kind: self.kind, name };
         self.cluster.set_standing(&key, None);
         vec![Seen::Change(Change::Gone(key.clone())), Seen::Unreadable(key, None)]
@@ -176,4 +212,66 @@ impl Follower {
 fn name(object: &DynamicObject) -> Name {
     let namespace = object.meta().namespace.as_deref().unwrap_or_default();
     Name::new(namespace, &object.name_any())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::discovery::Selectors;
+
+    fn object(namespace: &str, name: &str, labels: Value) -> DynamicObject {
+        let meta = json!({"name": name, "namespace": namespace, "labels": labels});
+        serde_json::from_value(json!({"metadata": meta})).unwrap()
+    }
+
+    fn told(seen: Vec<Seen>) -> Vec<String> {
+        let told = seen.into_iter().filter_map(|seen| match seen {
+            Seen::Change(Change::Put(object)) => Some(format!("put {}", object.key())),
+            Seen::Change(Change::Gone(key)) => Some(format!("gone {key}")),
+            Seen::Unreadable(..) | Seen::Synced(_) => None,
+        });
+        told.collect()
+    }
+
+    #[tokio::test]
+    async fn objects_are_left_out_with_their_namespace_and_read_when_it_comes_in() {
+        let _installed_before = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let selectors = r#"[{"matchLabels": {"mesh": "yes"}}]"#.parse::<Selectors>().unwrap();
+        // Nothing is asked of it.
+        let nowhere = kube::Config::new("http://127.0.0.1:9".parse().unwrap());
+        let client = kube::Client::try_from(nowhere).unwrap();
+        let cluster = Arc::new(Cluster::new(client, selectors));
+        let follower = |kind| Follower {
+            cluster: Arc::clone(&cluster),
+            kind,
+            known: BTreeSet::new(),
+            listed: None,
+            left: LeftOut::default(),
+        };
+        let (mut namespaces, mut accounts) =
+            (follower(Kind::Namespace), follower(Kind::ServiceAccount));
+        let now = || cluster.left_out.borrow().clone();
+        let account = || object("n", "a", Value::Null);
+
+        // Of what namespace it is comes second.
+        assert_eq!(told(accounts.take(Event::InitApply(account()))), ["put ServiceAccount n/a"]);
+        namespaces.take(Event::InitApply(object("", "n", json!({"mesh": "no"}))));
+        let (seen, again) = accounts.leave_out(now());
+        assert_eq!((told(seen), again), (vec!["gone ServiceAccount n/a".to_owned()], false));
+        assert!(told(accounts.take(Event::Apply(account()))).is_empty());
+
+        namespaces.take(Event::Apply(object("", "n", json!({"mesh": "yes"}))));
+        let (seen, again) = accounts.leave_out(now());
+        assert_eq!((told(seen), again), (Vec::new(), true), "everything is listed again");
+        accounts.take(Event::Init);
+        assert_eq!(told(accounts.take(Event::InitApply(account()))), ["put ServiceAccount n/a"]);
+
+        // One that goes for good asks for nothing.
+        namespaces.take(Event::Apply(object("", "n", json!({}))));
+        accounts.leave_out(now());
+        namespaces.take(Event::Delete(object("", "n", json!({}))));
+        assert!(!accounts.leave_out(now()).1);
+    }
 }

@@ -840,6 +840,314 @@ pub struct Rejected {
     #[prost(string, tag = "2")]
     pub reason: ::prost::alloc::string::String,
 }
+/// A follower to the leader: what changed among its clients. The first on a stream names all.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Followed {
+    /// Clients that came or changed.
+    #[prost(message, repeated, tag = "1")]
+    pub clients: ::prost::alloc::vec::Vec<FollowedClient>,
+    /// Numbers of clients that are there no longer.
+    #[prost(uint64, repeated, tag = "2")]
+    pub gone: ::prost::alloc::vec::Vec<u64>,
+    /// Certificates that were given since.
+    #[prost(message, repeated, tag = "3")]
+    pub leaves: ::prost::alloc::vec::Vec<GivenLeaf>,
+}
+/// A client of a follower.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FollowedClient {
+    /// Its number, unique on the stream.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// `tunnel`, `agent` or `gateway`.
+    #[prost(string, tag = "2")]
+    pub role: ::prost::alloc::string::String,
+    /// `namespace/pod`.
+    #[prost(string, tag = "3")]
+    pub pod: ::prost::alloc::string::String,
+    /// Node of the pod.
+    #[prost(string, tag = "4")]
+    pub node: ::prost::alloc::string::String,
+    /// Where it calls from.
+    #[prost(string, tag = "5")]
+    pub address: ::prost::alloc::string::String,
+    /// Newest revision of the leader of which it acknowledged every resource.
+    #[prost(uint64, tag = "6")]
+    pub acknowledged: u64,
+    /// Its pod was not ready when it came, and it has not acknowledged everything since.
+    #[prost(bool, tag = "7")]
+    pub fresh: bool,
+    /// Its stream ended, and its pod goes on.
+    #[prost(bool, tag = "8")]
+    pub gone: bool,
+    /// What it refuses.
+    #[prost(message, repeated, tag = "9")]
+    pub refused: ::prost::alloc::vec::Vec<FollowedRefusal>,
+    /// It asked for the roots to trust, and refused none.
+    #[prost(bool, tag = "10")]
+    pub follows_roots: bool,
+}
+/// A resource that a client refused.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FollowedRefusal {
+    /// Type URL of its family.
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    /// Its name.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// Why.
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+}
+/// The leader to a follower: what it decided, and what it publishes.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Leading {
+    /// What is not named here is not there.
+    #[prost(bool, tag = "1")]
+    pub whole: bool,
+    /// Newest revision of the leader; every resource that it touched has been named by now.
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
+    /// Resources that changed.
+    #[prost(message, repeated, tag = "3")]
+    pub resources: ::prost::alloc::vec::Vec<LeadingResource>,
+    /// Facts that changed.
+    #[prost(message, repeated, tag = "4")]
+    pub facts: ::prost::alloc::vec::Vec<LeadingFact>,
+    /// Keys of token issuers, if any changed; always there with `whole`.
+    #[prost(message, optional, tag = "5")]
+    pub keys: ::core::option::Option<LeadingKeys>,
+    /// Certificates that were given since.
+    #[prost(message, repeated, tag = "6")]
+    pub leaves: ::prost::alloc::vec::Vec<GivenLeaf>,
+}
+/// A resource as the leader publishes it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeadingResource {
+    /// Type URL of its family.
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    /// Its name.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// Differs whenever content or scope does; 0: it is not there.
+    #[prost(fixed64, tag = "3")]
+    pub mark: u64,
+}
+/// What is known of a pod or a service besides objects. What is absent is not known.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeadingFact {
+    /// UID of the pod, or key of the service.
+    #[prost(string, tag = "1")]
+    pub what: ::prost::alloc::string::String,
+    /// Node whose agent reported the pod.
+    #[prost(string, tag = "2")]
+    pub node: ::prost::alloc::string::String,
+    /// What it reported.
+    #[prost(message, optional, tag = "3")]
+    pub pod: ::core::option::Option<PodState>,
+    /// How far an ordered change has come.
+    #[prost(enumeration = "leading_fact::Step", tag = "4")]
+    pub step: i32,
+    /// The waypoint that is being left, at LEAVING and LEFT.
+    #[prost(message, optional, tag = "5")]
+    pub waypoint: ::core::option::Option<super::super::istio::workload::GatewayAddress>,
+    /// What the agent of the pod is told.
+    #[prost(message, optional, tag = "6")]
+    pub told: ::core::option::Option<LeadingTold>,
+}
+/// Nested message and enum types in `LeadingFact`.
+pub mod leading_fact {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Step {
+        /// Nothing is under way.
+        Settled = 0,
+        /// The new waypoint was never ready.
+        Waiting = 1,
+        /// The new waypoint is published.
+        Published = 2,
+        /// The guard is off; traffic still enters the waypoint.
+        Leaving = 3,
+        /// Clients are told to go direct.
+        Left = 4,
+        /// A running pod comes in.
+        Joining = 5,
+        /// The agent is told to leave plain connections alone.
+        Opening = 6,
+        /// Clients are told that the pod takes plain bytes.
+        Releasing = 7,
+    }
+    impl Step {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Settled => "SETTLED",
+                Self::Waiting => "WAITING",
+                Self::Published => "PUBLISHED",
+                Self::Leaving => "LEAVING",
+                Self::Left => "LEFT",
+                Self::Joining => "JOINING",
+                Self::Opening => "OPENING",
+                Self::Releasing => "RELEASING",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "SETTLED" => Some(Self::Settled),
+                "WAITING" => Some(Self::Waiting),
+                "PUBLISHED" => Some(Self::Published),
+                "LEAVING" => Some(Self::Leaving),
+                "LEFT" => Some(Self::Left),
+                "JOINING" => Some(Self::Joining),
+                "OPENING" => Some(Self::Opening),
+                "RELEASING" => Some(Self::Releasing),
+                _ => None,
+            }
+        }
+    }
+}
+/// What the agent of a pod is told, as far as the order of steps depends on it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeadingTold {
+    /// What.
+    #[prost(enumeration = "leading_told::Telling", tag = "1")]
+    pub what: i32,
+    /// Counts the changes.
+    #[prost(uint64, tag = "2")]
+    pub generation: u64,
+    /// Generation since which it is told of the pod without a break.
+    #[prost(uint64, tag = "3")]
+    pub since: u64,
+}
+/// Nested message and enum types in `LeadingTold`.
+pub mod leading_told {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Telling {
+        /// Nothing.
+        Nothing = 0,
+        /// To leave plain connections to it alone.
+        Open = 1,
+        /// To capture it whole.
+        Whole = 2,
+    }
+    impl Telling {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Nothing => "NOTHING",
+                Self::Open => "OPEN",
+                Self::Whole => "WHOLE",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "NOTHING" => Some(Self::Nothing),
+                "OPEN" => Some(Self::Open),
+                "WHOLE" => Some(Self::Whole),
+                _ => None,
+            }
+        }
+    }
+}
+/// Keys that were fetched, of all token issuers.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LeadingKeys {
+    /// One for each place.
+    #[prost(message, repeated, tag = "1")]
+    pub issuers: ::prost::alloc::vec::Vec<IssuerKeys>,
+}
+/// What fetching keys from one place has given so far.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct IssuerKeys {
+    /// The last good ones; none if there never were any.
+    #[prost(message, repeated, tag = "3")]
+    pub keys: ::prost::alloc::vec::Vec<JsonWebKey>,
+    /// Why the last try failed; empty: it went well.
+    #[prost(string, tag = "4")]
+    pub trouble: ::prost::alloc::string::String,
+    #[prost(oneof = "issuer_keys::Source", tags = "1, 2")]
+    pub source: ::core::option::Option<issuer_keys::Source>,
+}
+/// Nested message and enum types in `IssuerKeys`.
+pub mod issuer_keys {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Source {
+        /// A key set is at this URI.
+        #[prost(string, tag = "1")]
+        Uri(::prost::alloc::string::String),
+        /// This issuer tells by OpenID Connect discovery where its key set is.
+        #[prost(string, tag = "2")]
+        Issuer(::prost::alloc::string::String),
+    }
+}
+/// The newest certificate that a pod was given for an identity, without the certificate.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GivenLeaf {
+    /// Namespace of the pod that asked.
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    /// Its account.
+    #[prost(string, tag = "2")]
+    pub service_account: ::prost::alloc::string::String,
+    /// Its name.
+    #[prost(string, tag = "3")]
+    pub pod: ::prost::alloc::string::String,
+    /// Its UID.
+    #[prost(string, tag = "4")]
+    pub pod_uid: ::prost::alloc::string::String,
+    /// Its node.
+    #[prost(string, tag = "5")]
+    pub node: ::prost::alloc::string::String,
+    /// UID of that.
+    #[prost(string, tag = "6")]
+    pub node_uid: ::prost::alloc::string::String,
+    /// SPIFFE identity that it asked for; empty: its own.
+    #[prost(string, tag = "7")]
+    pub asked: ::prost::alloc::string::String,
+    /// Fingerprint of the root.
+    #[prost(string, tag = "8")]
+    pub root: ::prost::alloc::string::String,
+    /// Fingerprints of all roots that came with it.
+    #[prost(string, repeated, tag = "9")]
+    pub trusted: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// When it was given, in nanoseconds since 1970.
+    #[prost(sfixed64, tag = "10")]
+    pub given_at: i64,
+    /// End of its life, in nanoseconds since 1970.
+    #[prost(sfixed64, tag = "11")]
+    pub not_after: i64,
+}
 /// One rule of a route. Resource name: `Kind/namespace/name/index`.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Route {

@@ -10,7 +10,12 @@ use crate::discovery::{
 };
 use crate::wire::error::{WireError, address, address_bytes, named, port_or_zero};
 
-pub(super) fn read_gateway(message: &wire::GatewayAddress) -> Result<GatewayAddress, WireError> {
+/// Reads where a gateway or waypoint is.
+///
+/// # Errors
+///
+/// See [`WireError`].
+pub fn read_gateway(message: &wire::GatewayAddress) -> Result<GatewayAddress, WireError> {
     let destination = message.destination.as_ref().ok_or(WireError::Missing("destination"))?;
     let destination = match destination {
         wire::gateway_address::Destination::Hostname(name) => {
@@ -33,7 +38,8 @@ pub(super) fn read_gateway(message: &wire::GatewayAddress) -> Result<GatewayAddr
     Ok(GatewayAddress { destination, hbone_port })
 }
 
-pub(super) fn write_gateway(gateway: &GatewayAddress) -> wire::GatewayAddress {
+/// Writes where a gateway or waypoint is.
+pub fn write_gateway(gateway: &GatewayAddress) -> wire::GatewayAddress {
     let destination = match &gateway.destination {
         GatewayDestination::Hostname(key) => {
             wire::gateway_address::Destination::Hostname(wire::NamespacedHostname {
