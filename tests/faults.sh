@@ -241,20 +241,54 @@ revive() {
 served() { kubectl get --raw /readyz; }
 all_controllers() { system get pods -l app=istiod -o name; }
 
+leader() { system get lease waymark-controller-leader -o jsonpath='{.spec.holderIdentity}'; }
+well() { cluster enter "$target/$profile/waymark" status; }
+# goes_on — what only a controller that leads and hears all proxies can do is done.
+goes_on() {
+  local begun=$SECONDS
+  k apply -f - >/dev/null <<Y
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: later, namespace: faults}
+spec:
+  gatewayClassName: waymark-waypoint
+  listeners: [{name: mesh, port: 15008, protocol: HBONE}]
+Y
+  if k wait --for=condition=Programmed gtw/later --timeout=90s >/dev/null; then
+    ok "a Gateway that is made then is programmed within $((SECONDS - begun)) s"
+  else
+    bad "a Gateway that is made then is not programmed: $(k get gtw later -o jsonpath='{.status}')"
+  fi
+  k delete gtw later >/dev/null
+  begun=$SECONDS
+  until well >"$work/status" 2>&1 || [ $((SECONDS - begun)) -gt 60 ]; do sleep 0.5; done
+  if well >"$work/status" 2>&1; then
+    ok "waymark status says that all is well within $((SECONDS - begun)) s"
+  else
+    bad "waymark status:"; cat "$work/status"
+  fi
+}
 fault_controllers() {
-  local pod
-  for pod in $(all_controllers); do
+  local pod first
+  first="pod/$(leader)"
+  # A deployment with one of them has nothing to take over.
+  if [ "$(all_controllers | wc -l)" -ge 2 ]; then ok "controllers: $(all_controllers | wc -l)"; else bad "there is no second controller"; fi
+  for pod in "$first" $(all_controllers | grep -vx "$first"); do
     system delete "$pod" >/dev/null
+    if [ "$pod" = "$first" ]; then goes_on; fi
     rolled istio-system deployment/waymark-controller
   done
+  goes_on
 }
 fault_controller-gone() {
   system delete pods -l app=istiod --grace-period=0 --force >/dev/null 2>&1
   rolled istio-system deployment/waymark-controller
+  goes_on
 }
 fault_apiserver() {
   revive '^kube-apiserver ' 60
   await 60 "the apiserver is back" served
+  goes_on
 }
 fault_agent() {
   system delete pods -l app=waymark-agent >/dev/null
