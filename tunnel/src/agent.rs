@@ -65,6 +65,9 @@ pub mod zds;
 /// How often namespaces are looked for, and gone ones forgotten.
 const SWEEP: Duration = Duration::from_secs(1);
 
+/// Shortest time between two searches.
+const SEARCH_PAUSE: Duration = Duration::from_millis(200);
+
 /// Why the agent cannot work.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -256,8 +259,13 @@ impl Agent {
     async fn sweep(&self) {
         let mut tick = tokio::time::interval(SWEEP);
         loop {
-            tick.tick().await;
-            self.node.sweep();
+            tokio::select! {
+                _ = tick.tick() => self.node.sweep(),
+                () = self.node.homeless() => {}
+            }
+            self.node.look_for_namespaces().await;
+            // Pods that come together are looked for together.
+            tokio::time::sleep(SEARCH_PAUSE).await;
         }
     }
 }

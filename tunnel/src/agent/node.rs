@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tracing::{info, warn};
 
 use super::discover;
@@ -45,6 +45,8 @@ struct Inner {
     own: NetworkNamespace,
     pace: watch::Sender<Pace>,
     pods: Mutex<BTreeMap<Arc<str>, Entry>>,
+    /// A pod has come whose namespace is not known.
+    homeless: Notify,
 }
 
 #[derive(Debug)]
@@ -125,16 +127,18 @@ impl Node {
         proc: PathBuf,
         pace: watch::Sender<Pace>,
     ) -> Self {
-        let pods = Mutex::default();
-        Self { inner: Arc::new(Inner { tools, proc, own, pace, pods }) }
+        let (pods, homeless) = (Mutex::default(), Notify::new());
+        Self { inner: Arc::new(Inner { tools, proc, own, pace, pods, homeless }) }
     }
 
     /// Takes up what an earlier agent left; before any tunnel may connect.
     pub fn restore(&self, records: Vec<Record>) {
+        let homeless = records.iter().filter(|record| record.netns.is_none());
+        let mut found = self.discover(&homeless.map(|record| Arc::clone(&record.uid)).collect());
         for record in records {
             let place = match &record.netns {
                 Some(path) => self.open(path, record.addresses).ok(),
-                None => self.discover(&record.uid),
+                None => found.remove(&record.uid),
             };
             if place.is_none() && record.netns.is_some() {
                 // Its file is gone, so is the pod.
@@ -171,7 +175,7 @@ impl Node {
             entry.place.is_none()
         });
         if homeless {
-            self.look_for(&uid);
+            self.inner.homeless.notify_one();
         }
     }
 
@@ -253,8 +257,7 @@ impl Node {
     /// Rule: runtimes may say so of an older sandbox at any time, also when the pod lives in
     /// another one already (CNI specification, DEL).
     pub fn vacated(&self, uid: &str, path: &Path) {
-        let proc = &self.inner.proc;
-        let lived_there = |entry: &Entry| entry.lived_in(path, || discover::runs(proc, uid));
+        let lived_there = |entry: &Entry| entry.lived_in(path);
         if self.with(|pods| pods.get(uid).is_some_and(lived_there)) {
             self.forget(uid);
         }
@@ -282,25 +285,39 @@ impl Node {
         self.with(|pods| pods.values().for_each(|entry| entry.tell(Event::Tunnel)));
     }
 
-    /// Forgets pods whose namespace is gone, and looks for namespaces not known yet.
+    /// Forgets pods whose namespace is gone.
     pub fn sweep(&self) {
-        let (gone, homeless) = self.with(|pods| {
-            let gone: Vec<Arc<str>> = pods
-                .iter()
-                .filter(|(_, entry)| entry.is_over())
-                .map(|(uid, _)| Arc::clone(uid))
-                .collect();
-            let homeless =
-                |entry: &Entry| entry.place.is_none() && entry.status.borrow().want == Want::Inside;
-            let homeless: Vec<Arc<str>> = pods
-                .iter()
-                .filter(|(_, entry)| homeless(entry))
-                .map(|(uid, _)| Arc::clone(uid))
-                .collect();
-            (gone, homeless)
+        let gone: Vec<Arc<str>> = self.with(|pods| {
+            let gone = pods.iter().filter(|(_, entry)| entry.is_over());
+            gone.map(|(uid, _)| Arc::clone(uid)).collect()
         });
         gone.iter().for_each(|uid| self.forget(uid));
-        homeless.iter().for_each(|uid| self.look_for(uid));
+    }
+
+    /// Resolves when a pod has come whose namespace is not known.
+    pub async fn homeless(&self) {
+        self.inner.homeless.notified().await;
+    }
+
+    /// Looks for namespaces that are not known yet, once for all pods.
+    pub async fn look_for_namespaces(&self) {
+        let homeless: BTreeSet<Arc<str>> = self.with(|pods| {
+            let lost = pods.iter().filter(|(_, entry)| entry.inside && entry.place.is_none());
+            lost.map(|(uid, _)| Arc::clone(uid)).collect()
+        });
+        if homeless.is_empty() {
+            return;
+        }
+        let node = self.clone();
+        let found = tokio::task::spawn_blocking(move || node.discover(&homeless)).await;
+        for (uid, place) in found.unwrap_or_default() {
+            info!(uid = &*uid, "network namespace found by the pod's processes");
+            self.with(|pods| {
+                if let Some(entry) = pods.get_mut(&uid).filter(|entry| entry.place.is_none()) {
+                    entry.settle(Some(place));
+                }
+            });
+        }
     }
 
     /// Pods of whose place in the mesh the controller has not spoken yet.
@@ -390,19 +407,14 @@ impl Node {
         Ok(Place { path: Some(path.to_owned()), namespace: Arc::new(namespace), addresses })
     }
 
-    fn discover(&self, uid: &str) -> Option<Place> {
-        let namespace = discover::find(&self.inner.proc, uid, &self.inner.own)?;
-        Some(Place { path: None, namespace: Arc::new(namespace), addresses: Vec::new() })
-    }
-
-    fn look_for(&self, uid: &Arc<str>) {
-        let Some(place) = self.discover(uid) else { return };
-        info!(uid = &**uid, "network namespace found by the pod's processes");
-        self.with(|pods| {
-            if let Some(entry) = pods.get_mut(uid).filter(|entry| entry.place.is_none()) {
-                entry.settle(Some(place));
-            }
-        });
+    fn discover(&self, uids: &BTreeSet<Arc<str>>) -> BTreeMap<Arc<str>, Place> {
+        if uids.is_empty() {
+            return BTreeMap::new();
+        }
+        let found = discover::find(&self.inner.proc, uids, &self.inner.own);
+        let place =
+            |namespace| Place { path: None, namespace: Arc::new(namespace), addresses: Vec::new() };
+        found.into_iter().map(|(uid, namespace)| (uid, place(namespace))).collect()
     }
 }
 
@@ -435,14 +447,14 @@ impl Entry {
     }
 
     /// Tells whether `path` named the namespace in which the pod lives, as far as is known.
-    fn lived_in(&self, path: &Path, still_runs: impl Fn() -> bool) -> bool {
+    fn lived_in(&self, path: &Path) -> bool {
         match &self.place {
             None => true,
             Some(Place { path: Some(own), .. }) => own == path || !own.exists(),
-            Some(Place { path: None, namespace, .. }) => match NetworkNamespace::open(path) {
-                Ok(found) => found.id() == namespace.id(),
-                Err(_) => !still_runs(),
-            },
+            // Found by its processes: it is gone unless the file says otherwise.
+            Some(Place { path: None, namespace, .. }) => {
+                NetworkNamespace::open(path).map_or(true, |found| found.id() == namespace.id())
+            }
         }
     }
 
