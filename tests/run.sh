@@ -3,8 +3,8 @@
 #
 # All tests, cheap ones first; one progress line a stage, counts at the end.
 # Names of stages as arguments run only those: ./tests/run.sh fmt clippy
-# On a real Kubernetes, which takes Go and root, and only when named: walkthrough, faults,
-# conformance. One cluster serves them all.
+# On a real Kubernetes, which takes Go and root, and only when named: walkthrough, gateways,
+# faults, conformance. One cluster serves them all.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 . tests/setup.sh
@@ -88,11 +88,12 @@ stage deny deny
 
 on_cluster() {
   cluster="tests-$$"
-  [ ${#only[@]} -gt 0 ] && named walkthrough faults conformance || return 0
+  [ ${#only[@]} -gt 0 ] && named walkthrough gateways faults conformance || return 0
   trap 'tests/cluster.sh down --name "$cluster"; rm -rf "$logs"' EXIT
   only+=(cluster)
   stage cluster tests/cluster.sh up --name "$cluster" --addresses 126
   stage walkthrough tests/walkthrough.sh --name "$cluster"
+  stage gateways tests/gateways.sh --name "$cluster"
   stage faults tests/faults.sh --name "$cluster"
   stage conformance tests/conformance.sh --name "$cluster"
   tests/cluster.sh down --name "$cluster"

@@ -24,6 +24,8 @@ pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 pub const GATEWAY_CLASS_NAME: &str = "gateway.networking.k8s.io/gateway-class-name";
 /// Label on generated objects: the controller that manages them.
 pub const MANAGED: &str = "gateway.istio.io/managed";
+/// Label on ConfigMap of the root namespace: the class whose Gateways it holds defaults for.
+pub const DEFAULTS_FOR_CLASS: &str = "gateway.istio.io/defaults-for-class";
 /// Label: telemetry name of a workload.
 pub const CANONICAL_NAME: &str = "service.istio.io/canonical-name";
 /// Label: telemetry revision of a workload.

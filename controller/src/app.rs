@@ -201,7 +201,8 @@ pub async fn start_in(settings: Settings, surroundings: Surroundings) -> Result<
     let hub = Arc::new(hub(settings, tokens, authority, (leader, reports)));
     let (mut source, sink) = match &writers {
         Some(writers) => {
-            let watches = Box::pin(Watches::new(Arc::clone(&writers.cluster))).await;
+            let watches = Watches::new(Arc::clone(&writers.cluster), &hub.mesh);
+            let watches = Box::pin(watches).await;
             let watches = watches.map_err(|error| AppError::Kubernetes(Box::new(error)))?;
             (Source::Cluster(Box::new(watches)), Sink::Cluster(Arc::clone(&writers.outbox)))
         }

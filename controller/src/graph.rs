@@ -145,6 +145,8 @@ fn tasks_of(key: &Key) -> impl Iterator<Item = TaskId> {
         | Kind::ServiceAccount
         | Kind::ConfigMap
         | Kind::Deployment
+        | Kind::HorizontalPodAutoscaler
+        | Kind::PodDisruptionBudget
         | Kind::ReferenceGrant => &[],
     };
     let name = key.name.clone();

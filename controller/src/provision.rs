@@ -3,12 +3,14 @@
 //! Writes the objects that run gateways, in local mode as files of a directory.
 //!
 //! Owns: one file per Gateway with all its objects, replaced atomically, removed with its
-//! Gateway. What they look like is [`manifest`]'s; to Kubernetes [`apply`] writes them,
-//! [`roots`] the root certificate, [`mark`] what is proven of pods.
+//! Gateway. What they look like is [`manifest`]'s, what users change of it [`overlay`]'s; to
+//! Kubernetes [`apply`] writes them, [`roots`] the root certificate, [`mark`] what is proven of
+//! pods.
 
 pub mod apply;
 pub mod manifest;
 pub mod mark;
+pub mod overlay;
 pub mod roots;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +19,9 @@ use std::path::PathBuf;
 
 use crate::ca::files;
 use crate::output::{Output, OutputKey, Table};
-use crate::store::Name;
+use crate::status::{Body, Status};
+use crate::store::{Kind, Name};
+use crate::translate::parameters::INVALID_PARAMETERS;
 
 /// Writes changed objects into a directory.
 #[derive(Debug)]
@@ -37,7 +41,13 @@ impl Writer {
 
     /// Brings the directory up to date; what fails is logged and tried with the next change.
     pub fn write(&mut self, table: &Table, changed: &BTreeSet<OutputKey>) {
-        let concerned = changed.iter().any(|key| matches!(key, OutputKey::Object(_)));
+        let concerned = |key: &OutputKey| match key {
+            OutputKey::Object(_) => true,
+            // Of a Gateway whose parameters were refused from the start nothing else goes.
+            OutputKey::Status(of) => of.kind == Kind::Gateway && table.get(key).is_none(),
+            OutputKey::Config(..) | OutputKey::Attached(_) => false,
+        };
+        let concerned = changed.iter().any(concerned);
         if !concerned && self.swept {
             return;
         }
@@ -50,8 +60,16 @@ impl Writer {
             let text = serde_json::to_string_pretty(&manifest.value).unwrap_or_default();
             wanted.entry(manifest.owner.clone()).or_default().insert(key.to_string(), text);
         }
-        let gone: Vec<Name> =
-            self.written.keys().filter(|name| !wanted.contains_key(name)).cloned().collect();
+        let doubtful = doubtful(table);
+        for name in doubtful.iter().filter(|name| !wanted.contains_key(name)) {
+            // Written before a restart: it stays as it was.
+            if let Ok(standing) = std::fs::read_to_string(self.path(name)) {
+                self.written.insert(name.clone(), standing);
+            }
+        }
+        let gone = self.written.keys();
+        let gone = gone.filter(|name| !wanted.contains_key(name) && !doubtful.contains(name));
+        let gone: Vec<Name> = gone.cloned().collect();
         for name in gone {
             self.note(&name, std::fs::remove_file(self.path(&name)));
             self.written.remove(&name);
@@ -106,3 +124,21 @@ impl Writer {
         }
     }
 }
+
+/// Gateways whose parameters are refused: what they want cannot be told.
+fn doubtful(table: &Table) -> BTreeSet<Name> {
+    let refused = |status: &Status| match &status.body {
+        Body::Gateway { conditions, .. } => {
+            conditions.iter().any(|condition| condition.reason == INVALID_PARAMETERS)
+        }
+        Body::Conditions(_) | Body::Set { .. } | Body::Class { .. } | Body::Parents { .. } => false,
+    };
+    let names = table.all().filter_map(|(_, output)| match output {
+        Output::Status(status) if refused(status) => Some(status.key.name.clone()),
+        Output::Status(_) | Output::Config(_) | Output::Object(_) | Output::Attached(..) => None,
+    });
+    names.collect()
+}
+
+#[cfg(test)]
+mod tests;

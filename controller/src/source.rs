@@ -30,6 +30,16 @@ pub enum Change {
     Gone(Key),
 }
 
+impl Change {
+    /// The key of the object.
+    pub fn key(&self) -> Key {
+        match self {
+            Self::Put(object) => object.key(),
+            Self::Gone(key) => key.clone(),
+        }
+    }
+}
+
 /// What changed at once.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {

@@ -22,10 +22,12 @@ use gateway_api::experimental::gateways::Gateway;
 use gateway_api::experimental::referencegrants::ReferenceGrant;
 use gateway_api::listenersets::ListenerSet;
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Namespace, Node, Pod, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::api::gateway::{GrpcRoute, HttpRoute, TcpRoute, TlsRoute, UdpRoute};
@@ -230,6 +232,8 @@ kinds! {
     Secret, secrets, Secret, "Secret", "";
     ConfigMap, config_maps, ConfigMap, "ConfigMap", "";
     Deployment, deployments, Deployment, "Deployment", "apps";
+    HorizontalPodAutoscaler, autoscalers, HorizontalPodAutoscaler, "HorizontalPodAutoscaler", "autoscaling";
+    PodDisruptionBudget, budgets, PodDisruptionBudget, "PodDisruptionBudget", "policy";
     EndpointSlice, endpoint_slices, EndpointSlice, "EndpointSlice", "discovery.k8s.io";
     GatewayClass, gateway_classes, GatewayClass, "GatewayClass", "gateway.networking.k8s.io";
     Gateway, gateways, Gateway, "Gateway", "gateway.networking.k8s.io";
@@ -257,6 +261,29 @@ impl Object {
             meta.name.as_deref().unwrap_or_default(),
         );
         Key { kind: self.kind(), name }
+    }
+}
+
+impl Object {
+    /// The Secrets and ConfigMaps that it names as holding certificates or parameters.
+    ///
+    /// On Kubernetes these are followed, and no others: a translator that reads one by another
+    /// way never sees it there. What names objects has [`Index::Refers`].
+    pub fn named(&self) -> Vec<Key> {
+        if !matches!(
+            self.kind(),
+            Kind::Gateway | Kind::GatewayClass | Kind::ListenerSet | Kind::BackendTlsPolicy
+        ) {
+            return Vec::new();
+        }
+        let refers = |(index, value): (Index, Arc<str>)| {
+            let mut parts = value.split('/');
+            let (kind, namespace, name) = (parts.next()?, parts.next()?, parts.next()?);
+            let kind = Kind::of("v1", kind).filter(|_| index == Index::Refers)?;
+            let by_name = matches!(kind, Kind::Secret | Kind::ConfigMap);
+            by_name.then(|| Key { kind, name: Name::new(namespace, name) })
+        };
+        self.indices().into_iter().filter_map(refers).collect()
     }
 }
 

@@ -20,6 +20,7 @@ pub mod l4_route;
 pub mod listener;
 pub mod listener_set;
 pub mod node_pod;
+pub mod parameters;
 pub mod peer_authentication;
 pub mod pod;
 pub mod reference_grant;
@@ -32,7 +33,7 @@ pub mod shape;
 pub mod slice;
 mod targets;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod waypoint;
 pub mod workload;
 

@@ -72,6 +72,39 @@ fn values_are_set_by_path_and_unknown_ones_refused() {
     assert_eq!(refused("pilot"), InstallError::Set("pilot".into()));
 }
 
+/// Verbs and names of the rules for a kind.
+fn rules<'a>(role: &'a Value, kind: &str) -> Vec<(&'a Value, &'a Value)> {
+    let has = |rule: &&Value| rule["resources"].as_array().unwrap().contains(&json!(kind));
+    let rules = role["rules"].as_array().unwrap().iter().filter(has);
+    rules.map(|rule| (&rule["verbs"], &rule["resourceNames"])).collect()
+}
+
+#[test]
+fn secrets_may_be_watched_by_name_and_those_of_the_authority_read() {
+    let of = |sets: &[&str]| {
+        let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
+        objects(NAMESPACE, &sets).unwrap()
+    };
+    let (watch, none) = (json!(["list", "watch"]), Value::Null);
+    let all = of(&[]);
+    let role = find(&all, "ClusterRole", "waymark-controller");
+    assert_eq!(rules(role, "secrets"), [(&watch, &json!([]))]);
+    let maps = [
+        (&watch, &none),
+        (&json!(["create"]), &none),
+        (&json!(["patch"]), &json!(["istio-ca-root-cert"])),
+    ];
+    assert_eq!(rules(role, "configmaps"), maps);
+    let own = find(&all, "Role", "waymark-controller");
+    let authority = json!([crate::ca::secret::OWN, crate::ca::secret::PLUGGED]);
+    let read = json!(["get", "list", "watch"]);
+    assert_eq!(rules(own, "secrets"), [(&json!(["create"]), &none), (&read, &authority)]);
+
+    let few = of(&["pilot.secretNames=[web-tls, api-tls]"]);
+    let role = find(&few, "ClusterRole", "waymark-controller");
+    assert_eq!(rules(role, "secrets"), [(&watch, &json!(["web-tls", "api-tls"]))]);
+}
+
 #[test]
 fn words_that_are_not_understood_are_refused() {
     let values = json!({"a": {"b": 1, "c": [1]}});

@@ -12,15 +12,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use tokio::sync::watch;
 
+use super::overlay;
 use crate::api;
 use crate::app::Hub;
 use crate::lead::dirty::{self, Outbox};
 use crate::output::{Output, OutputKey};
 use crate::source::kubernetes::Cluster;
-use crate::store::{Key, Object};
+use crate::store::{Key, Kind, Name, Stores};
 
 /// Who the fields belong to.
 pub const MANAGER: &str = "waymark-controller";
@@ -87,14 +89,39 @@ pub async fn run(
     }
 }
 
-/// Every object that is wanted.
+/// Every object that is wanted, and those that no longer are.
 fn all(hub: &Hub) -> BTreeSet<Key> {
     let state = hub.read();
-    let object = |key: &OutputKey| match key {
-        OutputKey::Object(key) => Some(key.clone()),
-        OutputKey::Config(..) | OutputKey::Status(_) | OutputKey::Attached(_) => None,
-    };
-    state.graph.table.all().filter_map(|(key, _)| object(key)).collect()
+    let mut wanted = BTreeSet::new();
+    let mut gateways = BTreeSet::new();
+    for (_, output) in state.graph.table.all() {
+        if let Output::Object(manifest) = output {
+            wanted.insert(manifest.key.clone());
+            gateways.insert(manifest.owner.clone());
+        }
+    }
+    let left = left_over(&state.stores, &wanted, &gateways);
+    wanted.into_iter().chain(left).collect()
+}
+
+/// Objects that a controller before this one made for a Gateway that wants others now.
+///
+/// Of a Gateway for which nothing is wanted nothing is taken away: its parameters may be
+/// refused, and its objects stay as they were.
+fn left_over(stores: &Stores, wanted: &BTreeSet<Key>, gateways: &BTreeSet<Name>) -> Vec<Key> {
+    let kinds = overlay::KEYS.iter().map(|(_, kind)| *kind);
+    let keys = kinds.flat_map(|kind| {
+        let keys = stores.names(kind).into_iter().map(move |name| Key { kind, name });
+        keys.filter(|key| !wanted.contains(key))
+    });
+    let left = keys.filter(|key| {
+        let Some(object) = stores.object(key) else { return false };
+        let owners = object.meta().owner_references.iter().flatten();
+        let mut owners = owners.filter(|owner| owner.kind == Kind::Gateway.as_str());
+        is_managed(object.meta())
+            && owners.any(|owner| gateways.contains(&Name::new(&key.name.namespace, &owner.name)))
+    });
+    left.collect()
 }
 
 async fn write(hub: &Hub, cluster: &Cluster, key: &Key) -> kube::Result<()> {
@@ -107,39 +134,61 @@ async fn write(hub: &Hub, cluster: &Cluster, key: &Key) -> kube::Result<()> {
         };
         (wanted, state.stores.object(key))
     };
-    if standing.as_ref().is_some_and(|object| !is_managed(object)) {
-        if wanted.is_some() {
+    let managed = match &standing {
+        Some(object) => Some(is_managed(object.meta())),
+        // It may be another's, of which we are not told, or written a moment ago.
+        None => api.get_metadata_opt(&key.name.name).await?.map(|one| is_managed(&one.metadata)),
+    };
+    match (wanted, managed) {
+        (Some(_), Some(false)) => {
             tracing::warn!(object = %key, "an object of this name is not managed here; it is left alone");
         }
-        return Ok(());
-    }
-    match wanted {
-        Some(value) => {
+        (Some(value), Some(true) | None) => {
             let params = PatchParams::apply(MANAGER).force();
             api.patch(&key.name.name, &params, &Patch::Apply(value)).await?;
             tracing::debug!(object = %key, "applied");
         }
-        None if standing.is_some() => {
-            match api.delete(&key.name.name, &DeleteParams::default()).await {
-                Ok(_) => tracing::info!(object = %key, "deleted"),
-                Err(kube::Error::Api(status)) if status.code == 404 => {}
-                Err(error) => return Err(error),
-            }
-        }
-        None => {}
+        (None, Some(true)) => match api.delete(&key.name.name, &DeleteParams::default()).await {
+            Ok(_) => tracing::info!(object = %key, "deleted"),
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            Err(error) => return Err(error),
+        },
+        (None, Some(false) | None) => {}
     }
     Ok(())
 }
 
-fn is_managed(object: &Object) -> bool {
-    let labels = object.meta().labels.as_ref();
-    labels.is_some_and(|labels| labels.contains_key(api::MANAGED))
+fn is_managed(meta: &ObjectMeta) -> bool {
+    meta.labels.as_ref().is_some_and(|labels| labels.contains_key(api::MANAGED))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Kind, Name};
+    use crate::translate::testing::stores;
+
+    #[test]
+    fn what_an_earlier_controller_made_goes_unless_its_gateway_is_in_doubt() {
+        let scaler = |name: &str, gateway: &str, label: &str| {
+            format!(
+                "apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata:\n  name: {name}\n  \
+                 namespace: n\n  labels: {{{label}: c}}\n  ownerReferences: [{{apiVersion: g/v1, kind: Gateway, \
+                 name: {gateway}, uid: u}}]\nspec: {{maxReplicas: 1, scaleTargetRef: {{kind: D, name: d}}}}\n"
+            )
+        };
+        let texts = [
+            scaler("left", "good", api::MANAGED),
+            scaler("wanted", "good", api::MANAGED),
+            scaler("others", "good", "app"),
+            scaler("stays", "doubtful", api::MANAGED),
+        ];
+        let stores = stores(&texts.each_ref().map(String::as_str));
+        let key =
+            |name: &str| Key { kind: Kind::HorizontalPodAutoscaler, name: Name::new("n", name) };
+        let gateways = BTreeSet::from([Name::new("n", "good")]);
+        let left = left_over(&stores, &BTreeSet::from([key("wanted")]), &gateways);
+        assert_eq!(left, [key("left")]);
+    }
 
     #[test]
     fn a_refused_object_waits_longer_each_time_up_to_a_limit() {

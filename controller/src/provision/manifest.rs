@@ -11,10 +11,14 @@ use gateway_api::experimental::gateways::Gateway;
 use routing::listener::{Listener, Protocol};
 use serde_json::{Value, json};
 
+use super::overlay::{self, InvalidOverlay, Overlay};
 use crate::api::{self, BuiltinClass, Role};
 use crate::settings::{Mesh, Proxies};
 use crate::store::{Key, Kind, Name};
 use crate::translate::shape::{self, Shape};
+
+/// Name of the container that a proxy runs in.
+pub const PROXY: &str = "istio-proxy";
 
 /// One object, ready to be written.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,9 +44,42 @@ pub struct Wanted<'a> {
     pub listeners: &'a [Listener],
 }
 
-/// The ServiceAccount, Deployment and Service of a Gateway, in its namespace.
-pub fn objects(wanted: Wanted<'_>, mesh: &Mesh) -> Vec<Manifest> {
-    vec![wanted.account(), wanted.deployment(mesh), wanted.service()]
+/// The ServiceAccount, Deployment and Service of a Gateway, in its namespace, with what users
+/// lay over them, lowest layer first; an autoscaler and a disruption budget, if there is a layer
+/// for them.
+///
+/// # Errors
+///
+/// Those of the layers.
+pub fn objects(
+    wanted: Wanted<'_>,
+    overlays: &[Overlay],
+    mesh: &Mesh,
+) -> Result<Vec<Manifest>, InvalidOverlay> {
+    let mut all = vec![wanted.account(), wanted.deployment(mesh), wanted.service()];
+    let has = |kind| overlays.iter().any(|overlay| overlay.has(kind));
+    if has(Kind::HorizontalPodAutoscaler) {
+        all.push(wanted.autoscaler());
+    }
+    if has(Kind::PodDisruptionBudget) {
+        all.push(wanted.budget());
+    }
+    for manifest in &mut all {
+        for overlay in overlays {
+            overlay.lay(manifest.key.kind, &mut manifest.value)?;
+        }
+    }
+    Ok(all)
+}
+
+/// The keys of all objects that a Gateway may have.
+pub fn keys(wanted: Wanted<'_>) -> Vec<Key> {
+    let shape = wanted.shape;
+    let key = |(_, kind): (&str, Kind)| {
+        let name = if kind == Kind::ServiceAccount { &shape.account } else { &shape.name };
+        Key { kind, name: Name::new(wanted.namespace(), name) }
+    };
+    overlay::KEYS.map(key).into()
 }
 
 /// The labels that the pods of a Gateway are made with.
@@ -167,7 +204,7 @@ impl Wanted<'_> {
         let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
         let value = |name: &str, value: &str| json!({"name": name, "value": value});
         let mut container = json!({
-            "name": "istio-proxy",
+            "name": PROXY,
             "image": &*proxies.image,
             "args": ["proxy", role],
             "env": [
@@ -240,6 +277,19 @@ impl Wanted<'_> {
             spec.insert("loadBalancerIP".to_owned(), address.into());
         }
         self.manifest(Kind::Service, &self.shape.name, "v1", json!({"spec": spec}))
+    }
+
+    /// Between one proxy and one: who lays a layer over it says how many.
+    fn autoscaler(&self) -> Manifest {
+        let target =
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": self.shape.name});
+        let value = json!({"spec": {"scaleTargetRef": target, "maxReplicas": 1}});
+        self.manifest(Kind::HorizontalPodAutoscaler, &self.shape.name, "autoscaling/v2", value)
+    }
+
+    fn budget(&self) -> Manifest {
+        let value = json!({"spec": {"selector": {"matchLabels": self.selector()}}});
+        self.manifest(Kind::PodDisruptionBudget, &self.shape.name, "policy/v1", value)
     }
 
     fn ports(&self) -> Vec<Value> {

@@ -2,14 +2,16 @@
 
 //! Objects from an apiserver: one watch for each kind that it serves.
 //!
-//! Owns: which watches run (definitions may come and go), that the first batch holds everything
-//! there is, which namespaces are left out, and what stands in the cluster as status
-//! ([`Standing`]), which the writers compare with. One watch is [`watch`]'s, the form of kept objects [`object`]'s.
+//! Owns: which watches run (definitions may come and go; Secrets and ConfigMaps are [`named`]),
+//! that the first batch holds everything there is, which namespaces are left out, and what
+//! stands in the cluster as status ([`Standing`]), which the writers compare with. One watch is
+//! [`watch`]'s, the form of kept objects [`object`]'s.
 //!
 //! Keeps: events are batched only while the previous batch is being worked on.
 //!
 //! Start at [`Watches::next`].
 
+mod named;
 mod object;
 mod served;
 mod watch;
@@ -29,15 +31,21 @@ use kube::{Api, Client};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch as channel};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
-use self::watch::Seen;
-use super::{Batch, Problem};
+use self::named::{Named, is_by_name};
+use self::watch::{Scope, Seen};
+use super::{Batch, Change, Problem};
 use crate::discovery::Selectors;
+use crate::settings::Mesh;
 use crate::status::packed::Packed;
 use crate::store::{Key, Kind};
+use crate::translate::guard;
 
 /// Events that wait for the engine.
 const QUEUE: usize = 4096;
+/// How long objects that a batch names are waited for.
+const LATE: Duration = Duration::from_secs(5);
 /// How long changes of definitions are gathered.
 const SETTLE: Duration = Duration::from_millis(200);
 
@@ -143,28 +151,44 @@ pub struct Watches {
     inbox: mpsc::Receiver<Seen>,
     out: mpsc::Sender<Seen>,
     running: HashMap<Kind, JoinHandle<()>>,
+    named: Named,
     definitions: mpsc::Receiver<()>,
     problems: BTreeMap<Key, Problem>,
+    /// What came in and was not given on yet.
+    pending: Batch,
+    /// Until when objects that it names are waited for.
+    late: Option<Instant>,
     started: bool,
 }
 
 impl Watches {
-    /// Starts a watch for each kind that is served.
+    /// Starts a watch for each kind that is served, and for the objects that are read although
+    /// no object names them.
     ///
     /// # Errors
     ///
     /// When the apiserver cannot be asked what it serves.
-    pub async fn new(cluster: Arc<Cluster>) -> kube::Result<Self> {
+    pub async fn new(cluster: Arc<Cluster>, mesh: &Mesh) -> kube::Result<Self> {
         let (out, inbox) = mpsc::channel(QUEUE);
         let (told, definitions) = mpsc::channel(1);
         tokio::spawn(follow_definitions(cluster.client.clone(), told));
+        // They are core kinds: known before the first of them is followed.
+        *cluster.served.lock().unwrap_or_else(PoisonError::into_inner) =
+            served::kinds(&cluster.client).await?;
+        let mut named = Named::new(Arc::clone(&cluster), out.clone());
+        named.add(&guard::mesh_config(mesh));
+        let namespace = mesh.root_namespace.to_string();
+        tokio::spawn(named::follow_defaults(cluster.client.clone(), namespace, out.clone()));
         let mut watches = Self {
             cluster,
             inbox,
             out,
             running: HashMap::new(),
+            named,
             definitions,
             problems: BTreeMap::new(),
+            pending: Batch::default(),
+            late: None,
             started: false,
         };
         watches.start_served().await?;
@@ -172,40 +196,80 @@ impl Watches {
     }
 
     /// The next batch; the first holds everything there is, later ones wait for an event.
+    ///
+    /// Cancel safe: what came in is kept for the next call.
     pub async fn next(&mut self) -> Batch {
-        let mut batch = Batch::default();
         if !self.started {
-            self.first(&mut batch).await;
+            self.first().await;
         }
-        while self.started && batch.changes.is_empty() {
+        while self.started && self.pending.changes.is_empty() {
             tokio::select! {
-                Some(seen) = self.inbox.recv() => self.take(seen, &mut batch),
+                Some(seen) = self.inbox.recv() => self.take(seen),
                 Some(()) = self.definitions.recv() => self.look_again().await,
             }
             while let Ok(seen) = self.inbox.try_recv() {
-                self.take(seen, &mut batch);
+                self.take(seen);
             }
         }
+        self.read_named().await;
         self.started = true;
-        batch.problems = self.problems.values().cloned().collect();
-        batch
+        let changes = std::mem::take(&mut self.pending.changes);
+        Batch { changes, problems: self.problems.values().cloned().collect() }
     }
 
     /// Waits until every kind that is served was told whole.
-    async fn first(&mut self, batch: &mut Batch) {
+    async fn first(&mut self) {
         let mut waiting: BTreeSet<Kind> = self.running.keys().copied().collect();
-        while !waiting.is_empty() {
+        let mut defaults = false;
+        while !waiting.is_empty() || !defaults {
             let Some(seen) = self.inbox.recv().await else { return };
-            if let Seen::Synced(kind) = &seen {
-                waiting.remove(kind);
+            match &seen {
+                Seen::Synced(Scope::All(kind)) => {
+                    waiting.remove(kind);
+                }
+                Seen::DefaultsSynced => defaults = true,
+                Seen::Synced(Scope::One(_))
+                | Seen::Change(_)
+                | Seen::Unreadable(..)
+                | Seen::Default(..) => {}
             }
-            self.take(seen, batch);
+            self.take(seen);
         }
     }
 
-    fn take(&mut self, seen: Seen, batch: &mut Batch) {
+    /// Waits until what the batch names was read, too.
+    ///
+    /// Cancel safe: the next call waits for the rest of the time.
+    async fn read_named(&mut self) {
+        while !self.named.waiting().is_empty() {
+            let late = *self.late.get_or_insert_with(|| Instant::now() + LATE);
+            tokio::select! {
+                Some(seen) = self.inbox.recv() => self.take(seen),
+                () = tokio::time::sleep_until(late) => {
+                    let waiting = std::mem::take(self.named.waiting());
+                    tracing::warn!(?waiting, "not read in time; they count as missing until they are");
+                }
+            }
+        }
+        self.late = None;
+    }
+
+    fn take(&mut self, seen: Seen) {
         match seen {
-            Seen::Change(change) => batch.changes.push(change),
+            // Of one that nobody names any more something may still have been under way.
+            Seen::Change(change) if !self.named.follows(&change.key()) => {}
+            Seen::Change(change) => {
+                let unnamed = self.named.note(&change);
+                self.pending.changes.push(change);
+                unnamed.into_iter().for_each(|key| self.forget(key));
+            }
+            Seen::Default(key, true) => self.named.add(&key),
+            Seen::Default(key, false) => {
+                if self.named.remove(&key) {
+                    self.forget(key);
+                }
+            }
+            Seen::Unreadable(key, Some(_)) if !self.named.follows(&key) => {}
             Seen::Unreadable(key, Some(problem)) => {
                 if self.problems.get(&key) != Some(&problem) {
                     tracing::warn!(%problem, "object not in force as it stands");
@@ -215,8 +279,15 @@ impl Watches {
             Seen::Unreadable(key, None) => {
                 self.problems.remove(&key);
             }
-            Seen::Synced(_) => {}
+            Seen::Synced(Scope::One(key)) => self.named.told(&key),
+            Seen::Synced(Scope::All(_)) | Seen::DefaultsSynced => {}
         }
+    }
+
+    /// Nobody names this object any more.
+    fn forget(&mut self, key: Key) {
+        self.problems.remove(&key);
+        self.pending.changes.push(Change::Gone(key));
     }
 
     /// Asks again what is served, after definitions changed.
@@ -230,7 +301,7 @@ impl Watches {
 
     async fn start_served(&mut self) -> kube::Result<()> {
         let served = served::kinds(&self.cluster.client).await?;
-        for (kind, resource) in &served {
+        for (kind, resource) in served.iter().filter(|(kind, _)| !is_by_name(**kind)) {
             let running = self.running.get(kind).is_some_and(|task| !task.is_finished());
             let known = self.cluster.served.lock().unwrap_or_else(PoisonError::into_inner);
             let same = known.get(kind).is_some_and(|known| known.version == resource.version);
@@ -243,7 +314,8 @@ impl Watches {
                 older.abort();
             }
             let (cluster, out) = (Arc::clone(&self.cluster), self.out.clone());
-            let task = tokio::spawn(watch::follow(cluster, *kind, resource.clone(), out));
+            let what = watch::all(&cluster, *kind, resource);
+            let task = tokio::spawn(watch::follow(cluster, Scope::All(*kind), what, out));
             self.running.insert(*kind, task);
         }
         // The watch of a kind that is gone goes on: it finds nothing, and tells so.

@@ -45,6 +45,11 @@ pub(super) fn faults(key: &Key, object: &Object) -> Vec<Fault> {
         Kind::Gateway => gateway_api::gateway(&spec, &mut faults),
         Kind::Service => core::service(&spec, &mut faults),
         Kind::Deployment => core::deployment(&spec, &mut faults),
+        // Those of Gateways too: what comes of parameters without a cluster is said, not hidden.
+        Kind::HorizontalPodAutoscaler | Kind::PodDisruptionBudget => faults.found.push(Fault {
+            field: "kind".to_owned(),
+            message: format!("{} is for clusters; it has no effect here", key.kind.as_str()),
+        }),
         Kind::Namespace
         | Kind::Node
         | Kind::Pod

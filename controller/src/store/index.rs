@@ -11,11 +11,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gateway_api::backendtlspolicies::BackendTlsPolicy;
+use gateway_api::experimental::gatewayclasses::GatewayClass;
 use gateway_api::experimental::gateways::Gateway;
 use gateway_api::listenersets::ListenerSet;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 
 use super::Stored;
+use crate::api;
 use crate::api::gateway::{
     BackendRef, Filter, GrpcRoute, HttpRoute, ParentRef, TcpRoute, TlsRoute, UdpRoute,
 };
@@ -45,7 +47,8 @@ pub enum Index {
     Class,
     /// Policies by what they point at: `Kind/namespace/name`.
     Target,
-    /// Gateways, ListenerSets and policies by the Secret or ConfigMap they name: `Kind/namespace/name`.
+    /// Gateways, GatewayClasses, ListenerSets and policies by the Secret or ConfigMap they name:
+    /// `Kind/namespace/name`.
     Refers,
 }
 
@@ -75,6 +78,13 @@ pub(super) fn of<K: Stored>(object: &K) -> Vec<(Index, Arc<str>)> {
         values.backend_tls(policy);
     } else if let Some(gateway) = any.downcast_ref::<Gateway>() {
         values.gateway(gateway);
+    } else if let Some(class) = any.downcast_ref::<GatewayClass>() {
+        values.class(class);
+    } else if let Some(map) = any.downcast_ref::<ConfigMap>() {
+        // Of ConfigMaps no other label is asked for.
+        let class = map.metadata.labels.as_ref().and_then(|l| l.get(api::DEFAULTS_FOR_CLASS));
+        let class = class.map(|class| label(namespace, api::DEFAULTS_FOR_CLASS, class));
+        values.found.extend(class.map(|class| (Index::Label, class.into())));
     } else if let Some(set) = any.downcast_ref::<ListenerSet>() {
         values.listener_set(set);
     } else {
@@ -139,7 +149,28 @@ impl Values<'_> {
             self.add(Index::Target, object(&target.kind, self.namespace, &target.name));
         }
         for reference in policy.spec.validation.ca_certificate_refs.iter().flatten() {
-            self.add(Index::Refers, object(&reference.kind, self.namespace, &reference.name));
+            self.config_map(&reference.kind, None, &reference.name);
+        }
+    }
+
+    /// A Secret that is named as holding a certificate and its key.
+    fn secret(&mut self, namespace: Option<&str>, name: &str) {
+        let namespace = namespace.unwrap_or(self.namespace);
+        self.add(Index::Refers, object("Secret", namespace, name));
+    }
+
+    /// An object that is named as holding CA certificates or parameters: of no other kind is it
+    /// read, of Secrets least of all.
+    fn config_map(&mut self, kind: &str, namespace: Option<&str>, name: &str) {
+        if kind == "ConfigMap" {
+            let namespace = namespace.unwrap_or(self.namespace);
+            self.add(Index::Refers, object(kind, namespace, name));
+        }
+    }
+
+    fn class(&mut self, class: &GatewayClass) {
+        if let Some(one) = &class.spec.parameters_ref {
+            self.config_map(&one.kind, one.namespace.as_deref(), &one.name);
         }
     }
 
@@ -147,15 +178,29 @@ impl Values<'_> {
         self.add(Index::Class, gateway.spec.gateway_class_name.clone());
         for listener in &gateway.spec.listeners {
             let refs = listener.tls.as_ref().and_then(|tls| tls.certificate_refs.as_ref());
-            for reference in refs.into_iter().flatten() {
-                let namespace = reference.namespace.as_deref().unwrap_or(self.namespace);
-                self.add(Index::Refers, object("Secret", namespace, &reference.name));
+            for one in refs.into_iter().flatten() {
+                self.secret(one.namespace.as_deref(), &one.name);
             }
         }
-        let backend = gateway.spec.tls.as_ref().and_then(|tls| tls.backend.as_ref());
-        if let Some(reference) = backend.and_then(|tls| tls.client_certificate_ref.as_ref()) {
-            let namespace = reference.namespace.as_deref().unwrap_or(self.namespace);
-            self.add(Index::Refers, object("Secret", namespace, &reference.name));
+        let infrastructure = gateway.spec.infrastructure.as_ref();
+        if let Some(one) = infrastructure.and_then(|i| i.parameters_ref.as_ref()) {
+            self.config_map(&one.kind, None, &one.name);
+        }
+        let tls = gateway.spec.tls.as_ref();
+        if let Some(frontend) = tls.and_then(|tls| tls.frontend.as_ref()) {
+            let default = frontend.default.validation.iter();
+            for one in default.flat_map(|validation| &validation.ca_certificate_refs) {
+                self.config_map(&one.kind, one.namespace.as_deref(), &one.name);
+            }
+            let ports = frontend.per_port.iter().flatten();
+            let ports = ports.filter_map(|port| port.tls.validation.as_ref());
+            for one in ports.flat_map(|validation| &validation.ca_certificate_refs) {
+                self.config_map(&one.kind, one.namespace.as_deref(), &one.name);
+            }
+        }
+        let backend = tls.and_then(|tls| tls.backend.as_ref());
+        if let Some(one) = backend.and_then(|tls| tls.client_certificate_ref.as_ref()) {
+            self.secret(one.namespace.as_deref(), &one.name);
         }
     }
 
@@ -166,9 +211,8 @@ impl Values<'_> {
         self.add(Index::Parent, object(kind, namespace, &parent.name));
         for listener in &set.spec.listeners {
             let refs = listener.tls.as_ref().and_then(|tls| tls.certificate_refs.as_ref());
-            for reference in refs.into_iter().flatten() {
-                let namespace = reference.namespace.as_deref().unwrap_or(self.namespace);
-                self.add(Index::Refers, object("Secret", namespace, &reference.name));
+            for one in refs.into_iter().flatten() {
+                self.secret(one.namespace.as_deref(), &one.name);
             }
         }
     }

@@ -4,6 +4,7 @@
 
 use gateway_api::experimental::gatewayclasses::GatewayClass;
 
+use super::parameters;
 use crate::api;
 use crate::output::Output;
 use crate::status::{Body, Condition, Status};
@@ -65,15 +66,12 @@ const FEATURES: [&str; 48] = [
 /// Outputs of one GatewayClass: its status, if it names one of our controllers.
 pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
     let Some(class) = look.get::<GatewayClass>("", &name.name) else { return Vec::new() };
-    if api::class_of_controller(&class.spec.controller_name).is_none() {
+    let Some(served) = api::class_of_controller(&class.spec.controller_name) else {
         return Vec::new();
-    }
-    let accepted = match &class.spec.parameters_ref {
-        None => Condition::new("Accepted", true, "Accepted", String::new()),
-        Some(reference) => {
-            let message = format!("parameters of kind {} are not served", reference.kind);
-            Condition::new("Accepted", false, "InvalidParameters", message)
-        }
+    };
+    let accepted = match parameters::check_class(&name.name, served, look) {
+        Ok(()) => Condition::new("Accepted", true, "Accepted", String::new()),
+        Err((reason, message)) => Condition::new("Accepted", false, reason, message),
     };
     let key = Key { kind: Kind::GatewayClass, name: name.clone() };
     let body = Body::Class { conditions: vec![accepted], features: FEATURES.to_vec() };

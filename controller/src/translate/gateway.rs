@@ -19,7 +19,7 @@ use super::listener::{self, Judged, Owner, Refusal, condition};
 use super::reference_grant::From;
 use super::shape::{self, Shape};
 use super::waypoint::label;
-use super::{frontend, pod};
+use super::{frontend, parameters, pod};
 use crate::api::{self, BuiltinClass, Role};
 use crate::output::{Config, Family, Output, OutputKey, Scope};
 use crate::provision::manifest::{self, Wanted};
@@ -27,6 +27,11 @@ use crate::status::{Body, Condition, Status};
 use crate::store::index::{self, Index};
 use crate::store::lookup::Lookup;
 use crate::store::{Key, Kind, Name};
+
+/// What is said of a Gateway that serves nothing.
+const NOTHING: &str = "nothing can be served";
+/// What is said of a Gateway whose parameters are refused.
+const STANDING: &str = "the parameters are refused; the objects stay as they were";
 
 /// Outputs of one Gateway; none if its class is not ours.
 pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
@@ -56,13 +61,30 @@ pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
     let listeners: Vec<Listener> =
         judged.iter().filter_map(|one| one.resource.clone().or_else(|| one.kept.clone())).collect();
     // Also for a Gateway that is refused: an edit gone wrong must not end proxies at work.
-    if is_managed(object) {
-        let wanted = Wanted { gateway: object, class, shape: &shape, listeners: &listeners };
-        let objects = manifest::objects(wanted, look.mesh());
-        outputs.extend(objects.into_iter().map(|object| Output::Object(Arc::new(object))));
+    let wanted = Wanted { gateway: object, class, shape: &shape, listeners: &listeners };
+    let made = parameters::objects(wanted, look);
+    let told = Told { client: client.as_ref().err(), parameters: made.as_ref().err() };
+    outputs.push(status(object, &shape, &judged, told, look));
+    match made {
+        Ok(made) if is_managed(object) => {
+            outputs.extend(made.into_iter().map(|one| Output::Object(Arc::new(one))));
+        }
+        Ok(_) => {}
+        // They stay as they were before the parameters went wrong.
+        Err(_) => {
+            manifest::keys(wanted).into_iter().for_each(|key| look.keep(OutputKey::Object(key)));
+        }
     }
-    outputs.push(status(object, &shape, &judged, client.as_ref().err(), look));
     outputs
+}
+
+/// What of a Gateway is refused besides its listeners.
+#[derive(Clone, Copy)]
+struct Told<'a> {
+    /// The certificate that backends are shown.
+    client: Option<&'a Refusal>,
+    /// The parameters of its objects.
+    parameters: Option<&'a Refusal>,
 }
 
 /// Settings of the proxies; none if the Gateway's name is no name.
@@ -134,11 +156,9 @@ fn is_managed(object: &Object) -> bool {
 }
 
 /// Why a Gateway is not accepted as a whole.
-fn refused(object: &Object) -> Option<Refusal> {
-    let infrastructure = object.spec.infrastructure.as_ref();
-    if let Some(reference) = infrastructure.and_then(|i| i.parameters_ref.as_ref()) {
-        let message = format!("parameters of kind {} are not served", reference.kind);
-        return Some(("InvalidParameters", message));
+fn refused(object: &Object, told: Told<'_>) -> Option<Refusal> {
+    if let Some(parameters) = told.parameters {
+        return Some(parameters.clone());
     }
     let addresses = object.spec.addresses.iter().flatten();
     let kind = |kind: Option<&str>| kind.unwrap_or("IPAddress").to_owned();
@@ -152,17 +172,21 @@ fn status(
     object: &Object,
     shape: &Shape,
     judged: &[Judged],
-    client: Option<&Refusal>,
+    told: Told<'_>,
     look: &mut Lookup<'_>,
 ) -> Output {
     let has_client = object.spec.tls.as_ref().and_then(|tls| tls.backend.as_ref()).is_some();
     let addresses = addresses(object, shape, look);
     let serving = is_serving(object, look);
     let own: Vec<&Judged> = judged.iter().filter(|one| one.owner == Owner::Gateway).collect();
-    let mut conditions = vec![accepted(object, &own)];
-    conditions.push(programmed(object, judged, &addresses, serving));
+    let mut conditions = vec![accepted(object, &own, told)];
+    conditions.push(match (told.parameters, refused(object, told)) {
+        (Some(_), _) => Condition::new("Programmed", false, "Invalid", STANDING.to_owned()),
+        (None, Some(_)) => Condition::new("Programmed", false, "Invalid", NOTHING.to_owned()),
+        (None, None) => programmed(object, judged, &addresses, serving),
+    });
     if has_client {
-        conditions.push(condition("ResolvedRefs", "ResolvedRefs", client));
+        conditions.push(condition("ResolvedRefs", "ResolvedRefs", told.client));
     }
     if frontend::read(object, look).is_insecure() {
         let message = "clients without a valid certificate are taken".to_owned();
@@ -194,8 +218,8 @@ fn sets(judged: &[Judged]) -> usize {
     sets.collect::<BTreeSet<_>>().len()
 }
 
-fn accepted(object: &Object, judged: &[&Judged]) -> Condition {
-    if let Some((reason, message)) = refused(object) {
+fn accepted(object: &Object, judged: &[&Judged], told: Told<'_>) -> Condition {
+    if let Some((reason, message)) = refused(object, told) {
         return Condition::new("Accepted", false, reason, message);
     }
     let standing = judged.iter().filter(|one| one.stands()).count();
@@ -217,8 +241,8 @@ fn programmed(
 ) -> Condition {
     let no =
         |reason, message: &str| Condition::new("Programmed", false, reason, message.to_owned());
-    if refused(object).is_some() || judged.iter().all(|one| one.resource.is_none()) {
-        return no("Invalid", "nothing can be served");
+    if judged.iter().all(|one| one.resource.is_none()) {
+        return no("Invalid", NOTHING);
     }
     let asked = object.spec.addresses.iter().flatten().filter_map(|address| address.value.as_ref());
     let unusable: Vec<_> =

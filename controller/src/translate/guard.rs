@@ -20,8 +20,10 @@ use sha2::{Digest, Sha256};
 
 use super::waypoint::{self, Binding, Serves};
 use super::{routes, service};
+use crate::settings::Mesh;
 use crate::store::facts::Step;
 use crate::store::lookup::Lookup;
+use crate::store::{Key, Kind, Name};
 
 /// ConfigMap of the root namespace with what holds for the whole mesh.
 pub const MESH_CONFIG: &str = "waymark";
@@ -120,6 +122,11 @@ fn name(workload: &Workload, rules: &[Rule]) -> PolicyName {
     let short: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
     let name = format!("waymark-guard-{}-{short}", workload.workload_name);
     PolicyName::new(workload.namespace.as_str(), &name)
+}
+
+/// The ConfigMap with settings of the mesh; it is read without being named anywhere.
+pub fn mesh_config(mesh: &Mesh) -> Key {
+    Key { kind: Kind::ConfigMap, name: Name::new(&mesh.root_namespace, MESH_CONFIG) }
 }
 
 /// Tells whether the guard only records what it would refuse.

@@ -2,7 +2,7 @@
 
 //! Objects from YAML, and what translators make of them; for tests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,14 +10,14 @@ use routing::delta::Resource as Plane;
 use routing::listener::Listener;
 use routing::route::Rule;
 
-use super::Translator;
+use super::{Translator, guard};
 use crate::graph::Graph;
-use crate::output::{Family, Output, OutputKey, Resource, Scope};
+use crate::output::{Family, Output, OutputKey, Resource, Scope, Table};
 use crate::settings::Mesh;
 use crate::source::document;
 use crate::status::{Body, Condition, Status};
 use crate::store::lookup::Lookup;
-use crate::store::{Name, Stores};
+use crate::store::{Key, Kind, Name, ReadKey, Stores};
 
 /// Objects of some YAML texts.
 pub(crate) fn stores(texts: &[&str]) -> Stores {
@@ -36,7 +36,26 @@ pub(crate) fn stores(texts: &[&str]) -> Stores {
 pub(crate) fn run(stores: &Stores, translator: Translator, name: &str) -> Made {
     let (namespace, name) = name.split_once('/').unwrap_or(("", name));
     let mesh = Mesh::default();
-    Made(translator.run(&Name::new(namespace, name), &mut Lookup::new(stores, &mesh)))
+    let name = Name::new(namespace, name);
+    let mut look = Lookup::new(stores, &mesh);
+    let made = translator.run(&name, &mut look);
+    assert_named(stores, &name, look);
+    Made(made)
+}
+
+/// On a cluster only those Secrets and ConfigMaps can be read that an object names: see
+/// [`crate::store::Object::named`].
+fn assert_named(stores: &Stores, own: &Name, look: Lookup<'_>) {
+    let objects = Kind::ALL.iter().flat_map(|kind| {
+        stores.names(*kind).into_iter().filter_map(|name| stores.object(&Key { kind: *kind, name }))
+    });
+    let mut named: Vec<Key> = objects.flat_map(|object| object.named()).collect();
+    named.push(guard::mesh_config(look.mesh()));
+    for read in look.finish().0 {
+        let ReadKey::Object(key) = read else { continue };
+        let by_name = matches!(key.kind, Kind::Secret | Kind::ConfigMap) && key.name != *own;
+        assert!(!by_name || named.contains(&key), "{key} is read and nothing names it");
+    }
 }
 
 /// Objects that are edited, and what stands after each edit.
@@ -62,6 +81,28 @@ impl Edited {
         names.collect()
     }
 
+    /// Forgets an object; tells which outputs changed.
+    pub(crate) fn remove(&mut self, kind: Kind, name: &str) -> BTreeSet<OutputKey> {
+        let (namespace, name) = name.split_once('/').unwrap_or(("", name));
+        let touched = self.stores.remove(&Key { kind, name: Name::new(namespace, name) });
+        self.graph.run(&self.stores, &Mesh::default(), &touched)
+    }
+
+    /// An object that runs a Gateway, as it is to be written.
+    pub(crate) fn object(&self, kind: Kind, name: &str) -> Option<&serde_json::Value> {
+        let (namespace, name) = name.split_once('/').unwrap_or(("", name));
+        let key = OutputKey::Object(Key { kind, name: Name::new(namespace, name) });
+        match self.graph.table.get(&key)? {
+            Output::Object(manifest) => Some(&manifest.value),
+            Output::Config(_) | Output::Status(_) | Output::Attached(..) => None,
+        }
+    }
+
+    /// All outputs.
+    pub(crate) fn table(&self) -> &Table {
+        &self.graph.table
+    }
+
     /// All resources by family and name.
     pub(crate) fn holds(&self, family: Family, name: &str) -> bool {
         self.graph.table.get(&OutputKey::Config(family, name.into())).is_some()
@@ -79,6 +120,14 @@ pub(crate) fn told(conditions: &[Condition]) -> Told {
 }
 
 impl Made {
+    /// An object that runs a Gateway, as it is to be written.
+    pub(crate) fn object(&self, kind: Kind) -> Option<&serde_json::Value> {
+        self.0.iter().find_map(|output| match output {
+            Output::Object(manifest) => (manifest.key.kind == kind).then_some(&manifest.value),
+            Output::Config(_) | Output::Status(_) | Output::Attached(..) => None,
+        })
+    }
+
     pub(crate) fn status(&self) -> &Status {
         let found = self.0.iter().find_map(|output| match output {
             Output::Status(status) => Some(&**status),

@@ -76,6 +76,8 @@ fn has_status(kind: Kind) -> bool {
         | Kind::Secret
         | Kind::ConfigMap
         | Kind::Deployment
+        | Kind::HorizontalPodAutoscaler
+        | Kind::PodDisruptionBudget
         | Kind::EndpointSlice
         | Kind::ReferenceGrant => false,
     }
@@ -92,7 +94,11 @@ fn trim(kind: Kind, value: &mut Value) {
     let Some(fields) = value.as_object_mut() else { return };
     match kind {
         // Only their names and labels are read.
-        Kind::Namespace | Kind::Node | Kind::Deployment => {
+        Kind::Namespace
+        | Kind::Node
+        | Kind::Deployment
+        | Kind::HorizontalPodAutoscaler
+        | Kind::PodDisruptionBudget => {
             fields.remove("spec");
             fields.remove("status");
         }

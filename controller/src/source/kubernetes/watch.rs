@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Follows all objects of one kind.
+//! Follows all objects of one kind, or one object.
 //!
 //! Owns: what is gone after a list was read anew, what is left out with its namespace, and what
 //! cannot be read (its last good version stays). Everything is listed again when a namespace
@@ -24,10 +24,23 @@ use super::{Cluster, LeftOut, object};
 use crate::source::{Change, Problem};
 use crate::store::{Key, Kind, Name, Object};
 
-/// Secrets that no Gateway can name, and ConfigMaps that are in every namespace.
-const SECRETS: &str = "type!=kubernetes.io/service-account-token,type!=helm.sh/release.v1,\
-    type!=kubernetes.io/dockerconfigjson,type!=bootstrap.kubernetes.io/token,type!=istio.io/ca-root";
-const CONFIG_MAPS: &str = "metadata.name!=kube-root-ca.crt,metadata.name!=istio-ca-root-cert";
+/// What is followed.
+#[derive(Clone, Debug)]
+pub(super) enum Scope {
+    /// All objects of a kind.
+    All(Kind),
+    /// One object.
+    One(Key),
+}
+
+impl Scope {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::All(kind) => *kind,
+            Self::One(key) => key.kind,
+        }
+    }
+}
 
 /// What one kind's watch has seen.
 #[derive(Debug)]
@@ -37,38 +50,57 @@ pub(super) enum Seen {
     /// One object cannot be read, or can be read again.
     Unreadable(Key, Option<Problem>),
     /// Everything there was has been told.
-    Synced(Kind),
+    Synced(Scope),
+    /// A ConfigMap holds the defaults of a class, or does no longer.
+    Default(Key, bool),
+    /// Every ConfigMap with defaults has been told.
+    DefaultsSynced,
 }
 
-/// Follows `kind` until it is no longer served or nobody listens.
+/// Where all objects of a kind are found that matter: of those that run gateways, ours.
+pub(super) fn all(
+    cluster: &Cluster,
+    kind: Kind,
+    resource: &ApiResource,
+) -> (Api<DynamicObject>, watcher::Config) {
+    let api = Api::all_with(cluster.client.clone(), resource);
+    let config = watcher::Config::default();
+    let config = if is_made(kind) { config.labels(crate::api::MANAGED) } else { config };
+    (api, config)
+}
+
+/// Tells whether objects of the kind are looked at only if they were made for a Gateway.
+fn is_made(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::ServiceAccount
+            | Kind::Deployment
+            | Kind::HorizontalPodAutoscaler
+            | Kind::PodDisruptionBudget
+    )
+}
+
+/// Follows what `scope` names until it is no longer served or nobody listens.
 pub(super) async fn follow(
     cluster: Arc<Cluster>,
-    kind: Kind,
-    resource: ApiResource,
+    scope: Scope,
+    (api, config): (Api<DynamicObject>, watcher::Config),
     out: mpsc::Sender<Seen>,
 ) {
-    let api: Api<DynamicObject> = Api::all_with(cluster.client.clone(), &resource);
-    let config = watcher::Config::default();
-    let config = if kind == Kind::Secret {
-        config.fields(SECRETS)
-    } else if kind == Kind::ConfigMap {
-        config.fields(CONFIG_MAPS)
-    } else {
-        config
-    };
+    let kind = scope.kind();
     let mut left_out = cluster.left_out.subscribe();
     let left = left_out.borrow_and_update().clone();
-    let mut follower = Follower { cluster, kind, known: BTreeSet::new(), listed: None, left };
+    let mut follower = Follower::new(cluster, scope, left);
     loop {
         let mut events = pin!(watcher(api.clone(), config.clone()).default_backoff());
         loop {
             let (seen, again) = tokio::select! {
                 event = events.next() => match event {
                     Some(Ok(event)) => (follower.take(event), false),
-                    Some(Err(error)) if is_not_served(&error) => (follower.clear(), false),
+                    Some(Err(error)) if is_answered(&error, 404) => (follower.clear(), false),
                     Some(Err(error)) => {
                         tracing::warn!(kind = kind.as_str(), %error, "watch failed; it is tried again");
-                        continue;
+                        (follower.failed(&error), false)
                     }
                     None => return,
                 },
@@ -89,19 +121,21 @@ pub(super) async fn follow(
     }
 }
 
-/// The kind's definition is not there, or not any more.
-fn is_not_served(error: &watcher::Error) -> bool {
+/// Tells whether the apiserver answered with `code`: 404 for a kind without a definition, or
+/// whose definition is gone, 403 for what may not be read.
+fn is_answered(error: &watcher::Error, code: u16) -> bool {
     let (watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error)) =
         error
     else {
         return false;
     };
-    matches!(error, kube::Error::Api(status) if status.code == 404)
+    matches!(error, kube::Error::Api(status) if status.code == code)
 }
 
 struct Follower {
     cluster: Arc<Cluster>,
     kind: Kind,
+    scope: Scope,
     known: BTreeSet<Name>,
     /// Names in the list that is being read.
     listed: Option<BTreeSet<Name>>,
@@ -109,6 +143,16 @@ struct Follower {
 }
 
 impl Follower {
+    fn new(cluster: Arc<Cluster>, scope: Scope, left: LeftOut) -> Self {
+        let kind = scope.kind();
+        // One that is not in the first list is gone: somebody followed it before, perhaps.
+        let known = match &scope {
+            Scope::All(_) => BTreeSet::new(),
+            Scope::One(key) => BTreeSet::from([key.name.clone()]),
+        };
+        Self { cluster, kind, scope, known, listed: None, left }
+    }
+
     fn take(&mut self, event: Event<DynamicObject>) -> Vec<Seen> {
         match event {
             Event::Init => {
@@ -126,7 +170,7 @@ impl Follower {
                 let gone: Vec<Name> = self.known.difference(&listed).cloned().collect();
                 let mut seen: Vec<Seen> =
                     gone.into_iter().flat_map(|name| self.remove(name)).collect();
-                seen.push(Seen::Synced(self.kind));
+                seen.push(Seen::Synced(self.scope.clone()));
                 seen
             }
             Event::Apply(object) => self.put(object),
@@ -139,7 +183,7 @@ impl Follower {
         self.listed = None;
         let known = std::mem::take(&mut self.known);
         let mut seen: Vec<Seen> = known.into_iter().flat_map(|name| self.remove(name)).collect();
-        seen.push(Seen::Synced(self.kind));
+        seen.push(Seen::Synced(self.scope.clone()));
         seen
     }
 
@@ -151,6 +195,18 @@ impl Follower {
         let left: Vec<Name> = left.cloned().collect();
         self.left = now;
         (left.into_iter().flat_map(|name| self.remove(name)).collect(), again)
+    }
+
+    /// Who waits for an object that may not be read waits no longer.
+    fn failed(&self, error: &watcher::Error) -> Vec<Seen> {
+        let scope @ Scope::One(key) = &self.scope else { return Vec::new() };
+        if !is_answered(error, 403) {
+            return Vec::new();
+        }
+        let message = "the controller may not read it (of Secrets those of pilot.secretNames, if \
+                       there is such a list); it counts as missing, or as it was read last";
+        let problem = problem(key, message.to_owned());
+        vec![Seen::Unreadable(key.clone(), Some(problem)), Seen::Synced(scope.clone())]
     }
 
     fn put(&mut self, object: DynamicObject) -> Vec<Seen> {
@@ -169,14 +225,8 @@ impl Follower {
                 vec![Seen::Change(Change::Put(object)), Seen::Unreadable(key, None)]
             }
             Err(error) => {
-                let problem = Problem {
-                    file: PathBuf::from("kubernetes"),
-                    line: 0,
-                    object: Some(key.to_string()),
-                    field: None,
-                    message: format!("{error}; its last good version, if any, stays in force"),
-                    in_force: false,
-                };
+                let message = format!("{error}; its last good version, if any, stays in force");
+                let problem = problem(&key, message);
                 vec![Seen::Unreadable(key, Some(problem))]
             }
         }
@@ -209,6 +259,17 @@ impl Follower {
     }
 }
 
+fn problem(key: &Key, message: String) -> Problem {
+    Problem {
+        file: PathBuf::from("kubernetes"),
+        line: 0,
+        object: Some(key.to_string()),
+        field: None,
+        message,
+        in_force: false,
+    }
+}
+
 fn name(object: &DynamicObject) -> Name {
     let namespace = object.meta().namespace.as_deref().unwrap_or_default();
     Name::new(namespace, &object.name_any())
@@ -230,7 +291,9 @@ mod tests {
         let told = seen.into_iter().filter_map(|seen| match seen {
             Seen::Change(Change::Put(object)) => Some(format!("put {}", object.key())),
             Seen::Change(Change::Gone(key)) => Some(format!("gone {key}")),
-            Seen::Unreadable(..) | Seen::Synced(_) => None,
+            Seen::Unreadable(..) | Seen::Synced(_) | Seen::Default(..) | Seen::DefaultsSynced => {
+                None
+            }
         });
         told.collect()
     }
@@ -243,13 +306,8 @@ mod tests {
         let nowhere = kube::Config::new("http://127.0.0.1:9".parse().unwrap());
         let client = kube::Client::try_from(nowhere).unwrap();
         let cluster = Arc::new(Cluster::new(client, selectors));
-        let follower = |kind| Follower {
-            cluster: Arc::clone(&cluster),
-            kind,
-            known: BTreeSet::new(),
-            listed: None,
-            left: LeftOut::default(),
-        };
+        let follower =
+            |kind| Follower::new(Arc::clone(&cluster), Scope::All(kind), LeftOut::default());
         let (mut namespaces, mut accounts) =
             (follower(Kind::Namespace), follower(Kind::ServiceAccount));
         let now = || cluster.left_out.borrow().clone();
