@@ -15,6 +15,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use crate::local::{UpOptions, enter::EnterArgs};
 
 mod ask;
+mod check;
 mod cluster;
 mod delete;
 mod exec;
@@ -30,6 +31,7 @@ mod policies;
 mod rotate;
 mod status;
 pub(crate) mod table;
+mod uninstall;
 mod up;
 mod workloads;
 mod world;
@@ -66,9 +68,14 @@ enum Verb {
     Delete(delete::DeleteArgs),
     /// Replace the mesh's own root certificate while everything runs.
     RotateRoot(rotate::RotateArgs),
-    /// Install the mesh into the cluster of the kubeconfig, or bring it up to date.
-    #[command(alias = "upgrade")]
+    /// Look whether the mesh fits into a cluster, and whether every part of it works there.
+    Check(check::CheckArgs),
+    /// Install the mesh into a cluster.
     Install(install::InstallArgs),
+    /// Bring an installation to the version of this program, part by part.
+    Upgrade(install::InstallArgs),
+    /// Take the mesh out of a cluster: pods leave it first, then everything goes.
+    Uninstall(uninstall::UninstallArgs),
     /// Print the objects of an installation.
     Manifest(manifest::ManifestArgs),
     /// Write container images of these programs, as OCI archives.
@@ -106,7 +113,10 @@ pub fn run() -> ExitCode {
         Verb::Exec(args) => exec::exec(&args),
         Verb::Delete(args) => delete::delete(&args),
         Verb::RotateRoot(args) => rotate::rotate(&args),
+        Verb::Check(args) => check::check(&args),
         Verb::Install(args) => install::install(&args),
+        Verb::Upgrade(args) => install::upgrade(&args),
+        Verb::Uninstall(args) => uninstall::uninstall(&args),
         Verb::Manifest(args) => manifest::manifest(&args),
         Verb::Images(args) => images::images(&args),
         Verb::Completion { shell } => {

@@ -2,15 +2,20 @@
 
 //! What an installation consists of: the chart below `deploy`, filled in.
 //!
-//! Owns: the templates' few words (`{{ .Values.path }}`, `{{ toJson .Values.path }}` and
-//! `{{ .Release.Namespace }}`), so that Helm and `waymark install` make the same objects of
-//! the same files; and the definitions of Istio's kinds ([`crds`]). Pure. [`cluster`] applies.
+//! Owns: the templates' few words (`{{ .Values.path }}`, `{{ toJson .Values.path }}`,
+//! `{{ .Release.Namespace }}`, and `{{- if .Values.path }}` to `{{- end }}` on lines of their
+//! own), so that Helm and `waymark install` make the same objects of
+//! the same files; and the definitions of Istio's kinds ([`crds`]). Pure. [`cluster`] applies,
+//! [`owned`] knows what was applied before, [`version`] which version may follow which.
 //!
 //! Start at [`objects`].
 
 pub mod cluster;
 pub mod crds;
+pub mod owned;
+pub mod version;
 
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 /// Where images are found unless told otherwise.
@@ -21,8 +26,9 @@ pub const TAG: &str = env!("CARGO_PKG_VERSION");
 pub const NAMESPACE: &str = "istio-system";
 
 const VALUES: &str = include_str!("../deploy/waymark/values.yaml");
-const TEMPLATES: [(&str, &str); 4] = [
+const TEMPLATES: [(&str, &str); 5] = [
     ("accounts.yaml", include_str!("../deploy/waymark/templates/accounts.yaml")),
+    ("admission.yaml", include_str!("../deploy/waymark/templates/admission.yaml")),
     ("classes.yaml", include_str!("../deploy/waymark/templates/classes.yaml")),
     ("controller.yaml", include_str!("../deploy/waymark/templates/controller.yaml")),
     ("node.yaml", include_str!("../deploy/waymark/templates/node.yaml")),
@@ -77,17 +83,57 @@ pub fn objects(namespace: &str, sets: &[String]) -> Result<Vec<Value>, InstallEr
     })];
     all.extend(crds::all());
     for (file, template) in TEMPLATES {
-        let text = fill(file, template, namespace, &values)?;
+        let text = fill(file, &chosen(file, template, &values)?, namespace, &values)?;
         for document in text.split("\n---\n") {
-            all.push(parse(file, document)?);
+            // One whose condition does not hold is empty.
+            all.extend(parse::<Option<Value>>(file, document)?);
         }
     }
     Ok(all)
 }
 
-fn parse(file: &'static str, text: &str) -> Result<Value, InstallError> {
+fn parse<T: DeserializeOwned>(file: &'static str, text: &str) -> Result<T, InstallError> {
     serde_saphyr::from_str(text)
         .map_err(|error| InstallError::Yaml { file, message: error.without_snippet().to_string() })
+}
+
+/// The template without the lines whose condition does not hold.
+fn chosen(file: &'static str, template: &str, values: &Value) -> Result<String, InstallError> {
+    let mut text = String::with_capacity(template.len());
+    let mut holds = None;
+    for line in template.lines() {
+        let unknown = || InstallError::Word { file, word: line.trim().to_owned() };
+        if let Some(condition) = line.trim().strip_prefix("{{- if ") {
+            let path = condition.strip_prefix(".Values.").and_then(|rest| rest.strip_suffix(" }}"));
+            let path = path.filter(|_| holds.is_none()).ok_or_else(unknown)?;
+            let value = values.pointer(&format!("/{}", path.replace('.', "/")));
+            let value = value.ok_or_else(|| InstallError::NoValue(path.to_owned()))?;
+            holds = Some(is_true(value));
+        } else if line.trim() == "{{- end }}" {
+            holds.take().ok_or_else(unknown)?;
+        } else if holds != Some(false) {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    match holds {
+        None => Ok(text),
+        Some(_) => Err(InstallError::Word { file, word: "{{- if }} without its end".to_owned() }),
+    }
+}
+
+/// What a condition takes for true.
+///
+/// Rule: truth of Go's `text/template`.
+fn is_true(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(truth) => *truth,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(all) => !all.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+    }
 }
 
 /// The template with its words replaced.

@@ -5,13 +5,14 @@
 //! Owns: one file per Gateway with all its objects, replaced atomically, removed with its
 //! Gateway. What they look like is [`manifest`]'s, what users change of it [`overlay`]'s; to
 //! Kubernetes [`apply`] writes them, [`roots`] the root certificate, [`mark`] what is proven of
-//! pods.
+//! pods; [`untaint`] takes the startup taint off nodes.
 
 pub mod apply;
 pub mod manifest;
 pub mod mark;
 pub mod overlay;
 pub mod roots;
+pub mod untaint;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

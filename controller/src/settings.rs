@@ -209,6 +209,10 @@ pub struct Settings {
     #[arg(long = "controller-account", default_value = "istio-system/waymark-controller")]
     pub controller_accounts: Vec<String>,
 
+    /// Key of a taint that is taken off a node once its agent and tunnel serve it.
+    #[arg(long)]
+    pub startup_taint: Option<String>,
+
     /// Longest life of a workload certificate, in seconds.
     #[arg(long, default_value_t = 86_400)]
     pub certificate_ttl: u64,

@@ -26,6 +26,7 @@ use crate::store::facts::{FactKey, Step};
 use crate::store::index::Index;
 use crate::store::lookup::Lookup;
 use crate::store::{Kind, Name, ReadKey, Stores};
+use crate::translate::leave;
 use crate::translate::waypoint::{self, State};
 
 use self::pods::Belonging;
@@ -350,7 +351,8 @@ fn concerned<T>(
     let decides = |key: &ReadKey| match key {
         ReadKey::Object(key) => {
             let of_gateways = matches!(key.kind, Kind::Gateway | Kind::GatewayClass);
-            key.kind == Kind::Namespace || (kind == Kind::Service && of_gateways)
+            let leaves = kind == Kind::Pod && leave::is_about(key);
+            key.kind == Kind::Namespace || (kind == Kind::Service && of_gateways) || leaves
         }
         // A proxy came, went, or changed its readiness.
         ReadKey::Index(Kind::Pod, Index::Label, label) => {

@@ -17,6 +17,7 @@ pub mod grpc_route;
 pub mod guard;
 pub mod http_route;
 pub mod l4_route;
+pub mod leave;
 pub mod listener;
 pub mod listener_set;
 pub mod node_pod;

@@ -126,9 +126,10 @@ async fn a_pod_takes_hbone_once_its_agent_has_proven_it_and_still_after_a_restar
         ..Default::default()
     };
     let pods = vec![state("web-1"), state("far-1")];
-    let report = NodeReport { node: "n1".into(), pods };
+    let report = NodeReport { node: "n1".into(), pods, serving: true, ..Default::default() };
     let ack: NodeReportAck = world.call(REPORT, report.clone(), &agent_pod).await.unwrap();
     assert!(ack.inside.contains(&uid("app", "web-1")), "{ack:?}");
+    assert_eq!(ack.leave, None, "the mesh stays");
     let changed = tunnel.take().await;
     assert_eq!(
         names(&changed),

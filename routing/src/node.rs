@@ -7,6 +7,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A pod of the agent's node that must be in the mesh.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -49,6 +50,21 @@ pub struct NodeReport {
     pub node: Arc<str>,
     /// Every pod that the agent knows.
     pub pods: Vec<PodState>,
+    /// A pod that starts now is captured: the plug-in is in its place and a tunnel is connected.
+    pub serving: bool,
+    /// Why not; empty when it is.
+    pub reason: Arc<str>,
+    /// Id of the [`Leave`] that is carried out; empty if there is none.
+    pub left: Arc<str>,
+}
+
+/// The mesh is taken out of the cluster: pods leave it, then everything that is on the node goes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Leave {
+    /// Names the order; never empty.
+    pub id: Arc<str>,
+    /// Longest wait for captured connections of a pod, in whole seconds.
+    pub drain: Duration,
 }
 
 /// How far a pod has come.

@@ -9,7 +9,8 @@
 //! [`capture`] set the rules, [`probe`] sends connections through them. Then
 //! it watches ([`notice`]) and proves again, until the controller lets the pod
 //! go: rules first capture nothing new, the tunnel drains, the rules go.
-//! [`install`] keeps the plug-in in the runtime's chain.
+//! [`install`] keeps the plug-in in the runtime's chain. When the mesh leaves the cluster,
+//! [`leave`] takes everything off the node.
 //!
 //! The agent holds no traffic: while it is away, pods stay as they are.
 //!
@@ -31,6 +32,7 @@ use tracing::{info, warn};
 use self::admin::Admin;
 use self::enrol::Pace;
 use self::host::HostProbes;
+use self::leave::Order;
 use self::metrics::AgentMetrics;
 use self::node::Node;
 use self::pod::Tools;
@@ -47,6 +49,7 @@ pub mod discover;
 pub mod enrol;
 pub mod host;
 pub mod install;
+pub mod leave;
 pub mod link;
 pub mod metrics;
 pub mod node;
@@ -101,6 +104,16 @@ pub struct Agent {
     ready: watch::Sender<bool>,
     /// What plug-ins were told last.
     outside: Mutex<Option<Outside>>,
+    host: Arc<HostProbes>,
+    changes: watch::Sender<u64>,
+    /// What the controller says of the mesh as a whole.
+    order: watch::Sender<Order>,
+    /// Where the plug-in is.
+    plugin: watch::Sender<install::Standing>,
+    /// The files are gone, and none is written again.
+    cleared: watch::Sender<bool>,
+    /// The order to leave that is carried out; empty if there is none.
+    left: watch::Sender<Arc<str>>,
 }
 
 impl Agent {
@@ -123,13 +136,14 @@ impl Agent {
         let pace = Pace { proof: Duration::from_secs(1), drain: settings.drain };
         let (pace, paced) = watch::channel(pace);
         let (changes, changed) = watch::channel(0);
+        let host = Arc::new(HostProbes::new(own()?, settings.kubelet_user));
         let tools = Arc::new(Tools {
             zds: zds.clone(),
             prober: Prober::new(key, own()?),
-            host: HostProbes::new(own()?, settings.kubelet_user),
+            host: Arc::clone(&host),
             pace: paced,
             metrics: metrics.clone(),
-            changed: changes,
+            changed: changes.clone(),
         });
         let node = Node::new(tools, own()?, settings.proc.clone(), pace);
         let socket = settings.folder.join(plugin::SOCKET);
@@ -148,6 +162,12 @@ impl Agent {
             calls,
             ready,
             outside: Mutex::default(),
+            host,
+            changes,
+            order: watch::Sender::default(),
+            plugin: watch::Sender::default(),
+            cleared: watch::Sender::default(),
+            left: watch::Sender::new("".into()),
         })
     }
 
@@ -170,7 +190,7 @@ impl Agent {
         let outside = Outside::of(namespaces.iter().cloned());
         let known =
             self.outside.lock().unwrap_or_else(PoisonError::into_inner).replace(outside.clone());
-        if known.as_ref() == Some(&outside) {
+        if known.as_ref() == Some(&outside) || *self.cleared.borrow() {
             return;
         }
         if let Err(error) = self.state.save_outside(&outside) {
@@ -181,6 +201,46 @@ impl Agent {
     /// The controller has named every pod: from now on the agent is ready.
     pub fn set_ready(&self) {
         self.ready.send_replace(true);
+    }
+
+    /// Takes what the controller says of the mesh as a whole.
+    pub fn set_order(&self, order: Order) {
+        self.order.send_if_modified(|known| {
+            let changed = *known != order;
+            if changed {
+                info!(?order, "order of the controller");
+                *known = order;
+            }
+            changed
+        });
+    }
+
+    /// Whether a pod that starts now is captured; else why not.
+    #[must_use]
+    pub fn serving(&self) -> (bool, String) {
+        use install::Standing;
+        let plugin = match &*self.plugin.borrow() {
+            Standing::InPlace | Standing::NotOurs => None,
+            Standing::Unknown => Some("the plug-in is not in place yet".to_owned()),
+            Standing::Missing(reason) => Some(format!("the plug-in is not in place: {reason}")),
+            Standing::Removed => Some("the mesh leaves this node".to_owned()),
+            Standing::Stuck(reason) => Some(format!("the plug-in cannot be taken away: {reason}")),
+        };
+        let no_tunnel = self.zds.connected().borrow().tunnels == 0;
+        let tunnel = no_tunnel.then(|| "no tunnel is connected to the agent".to_owned());
+        let why: Vec<String> = plugin.into_iter().chain(tunnel).collect();
+        (why.is_empty() && *self.ready.borrow(), why.join("; "))
+    }
+
+    /// There is something to report that no pod's change tells.
+    fn report_again(&self) {
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Files that the agent makes besides its state: sockets and the key of proofs.
+    fn own_files(&self) -> [PathBuf; 3] {
+        let tunnel = &self.settings.tunnel_socket;
+        [self.settings.folder.join(plugin::SOCKET), tunnel.with_file_name(KEY_FILE), tunnel.clone()]
     }
 
     /// Serves the tunnel, plug-ins and readers of metrics, and keeps the state on disk.
@@ -219,6 +279,7 @@ impl Agent {
         loop {
             let now = *connected.borrow_and_update();
             self.metrics.tunnels(now.tunnels);
+            self.report_again();
             if now.generation > known {
                 known = now.generation;
                 self.node.tunnel_connected();
@@ -235,7 +296,7 @@ impl Agent {
         loop {
             let _count = *changed.borrow_and_update();
             let records = self.node.records();
-            if records != kept {
+            if records != kept && !*self.cleared.borrow() {
                 match self.state.save(&records) {
                     Ok(()) => kept = records,
                     Err(error) => warn!(%error, "cannot keep the agent's state"),
@@ -280,12 +341,39 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> Result<(
     tokio::select! {
         outcome = agent.serve() => outcome,
         () = link::follow(&agent, &settings) => Ok(()),
-        () = install::keep(settings.plugins.as_ref(), agent.ready.subscribe()) => Ok(()),
+        () = keep_plugin(&agent, &settings) => Ok(()),
+        () = leave::follow(&agent) => Ok(()),
         () = stop => {
             info!("agent ends; its pods stay in the mesh");
             Ok(())
         }
     }
+}
+
+/// Keeps the plug-in where it belongs, and reports where it is.
+async fn keep_plugin(agent: &Agent, settings: &Settings) {
+    let report = async {
+        let mut plugin = agent.plugin.subscribe();
+        while plugin.changed().await.is_ok() {
+            agent.report_again();
+        }
+    };
+    let (ready, order) = (agent.ready.subscribe(), agent.order.subscribe());
+    tokio::select! {
+        () = install::keep(settings.plugins.as_ref(), ready, order, &agent.plugin) => {}
+        () = report => {}
+    }
+}
+
+/// An error with its causes, in one line.
+fn text(error: impl std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
 }
 
 fn at(path: &Path) -> impl Fn(io::Error) -> AgentError {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use base64::Engine as _;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use policy::authz::{Action, Authorization, Scope, Target};
 use policy::jwt::RequestAuthentication;
 use routing::delta::Resource as Plane;
@@ -20,7 +20,7 @@ use crate::output::Family;
 use crate::store::index::Index;
 use crate::store::lookup::Lookup;
 use crate::store::{Key, Kind, Stores};
-use crate::translate::pod;
+use crate::translate::{leave, pod};
 
 /// All objects that a query takes, with the status that is out; secrets without their data.
 pub(super) fn objects(hub: &Hub, query: &Query) -> Value {
@@ -216,6 +216,8 @@ pub(super) fn status(hub: &Hub) -> Value {
         "refused": refused,
         "problems": state.problems,
         "pods": pods(&state, hub),
+        "agents": agents(&state),
+        "leaving": leave::order(&mut Lookup::new(&state.stores, &hub.mesh)).map(|order| order.id.to_string()),
         "unguarded": coverage::unguarded(&state),
         "udp": coverage::udp(&state),
         "resources": resources,
@@ -228,6 +230,18 @@ fn leader(hub: &Hub) -> Option<String> {
         Leader::Other { name, .. } if hub.link.is_up() => Some(name.clone()),
         Leader::Other { .. } | Leader::Me | Leader::Nobody => None,
     }
+}
+
+/// What the agent of each node reports of it; those that have not reported are left out.
+fn agents(state: &State) -> Vec<Value> {
+    let line = |node: &Node| {
+        let name = node.metadata.name.as_deref()?;
+        let fact = state.stores.facts.node(name)?;
+        Some(json!({
+            "node": name, "serving": fact.serving, "reason": fact.reason, "left": fact.left,
+        }))
+    };
+    state.stores.all::<Node>().filter_map(|node| line(node)).collect()
 }
 
 fn pods(state: &State, hub: &Hub) -> Vec<Value> {

@@ -24,8 +24,8 @@ use crate::source::Batch;
 use crate::source::folder::Folders;
 use crate::source::kubernetes::{Cluster, Watches};
 use crate::source::selected::Selected;
-use crate::store::ReadKey;
 use crate::store::facts::FactKey;
+use crate::store::{Kind, ReadKey};
 
 /// Where objects come from.
 #[derive(Debug)]
@@ -94,6 +94,14 @@ impl Sink {
                     ReadKey::Object(_) | ReadKey::Index(..) | ReadKey::Fact(_) => None,
                 };
                 outbox.pods.add(touched.iter().filter_map(pod));
+                let node = |key: &ReadKey| match key {
+                    ReadKey::Fact(FactKey::Node(name)) => Some(name.to_string()),
+                    ReadKey::Object(key) if key.kind == Kind::Node => {
+                        Some(key.name.name.to_string())
+                    }
+                    ReadKey::Object(_) | ReadKey::Index(..) | ReadKey::Fact(_) => None,
+                };
+                outbox.nodes.add(touched.iter().filter_map(node));
             }
         }
     }
@@ -247,6 +255,12 @@ impl Writers {
                         client,
                         authorities,
                         hub.mesh.discovery.clone(),
+                        leading.clone(),
+                    )),
+                    Box::pin(provision::untaint::run(
+                        Arc::clone(hub),
+                        Arc::clone(&cluster),
+                        Arc::clone(&outbox),
                         leading.clone(),
                     )),
                 )

@@ -30,7 +30,7 @@ pub const OWN: &str = "istio-ca-secret";
 /// Name of the Secret of an authority that is plugged in.
 pub const PLUGGED: &str = "cacerts";
 /// Type of the own one.
-const TYPE: &str = "istio.io/ca-root";
+pub const TYPE: &str = "istio.io/ca-root";
 
 /// The authority of the Secrets of `namespace`; the own one is made if there is none.
 ///

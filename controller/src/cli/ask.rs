@@ -24,13 +24,19 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// The JSON of an answer that is no refusal.
-    pub(super) fn json(&self) -> Result<Value, Failure> {
-        if !self.status.is_success() {
-            let message = format!("refused: {}", String::from_utf8_lossy(&self.body).trim());
-            return Err(Failure { message, code: 1 });
+    /// The answer, if it is no refusal.
+    pub(super) fn checked(self) -> Result<Self, Failure> {
+        if self.status.is_success() {
+            return Ok(self);
         }
-        serde_json::from_slice(&self.body).map_err(Failure::from_error)
+        let message = format!("refused: {}", String::from_utf8_lossy(&self.body).trim());
+        Err(Failure { message, code: 1 })
+    }
+
+    /// The JSON of an answer that is no refusal.
+    pub(super) fn json(self) -> Result<Value, Failure> {
+        let answer = self.checked()?;
+        serde_json::from_slice(&answer.body).map_err(Failure::from_error)
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use http::Method;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::api::{ListParams, PostParams};
+use kube::api::{ListParams, Portforwarder, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, ResourceExt as _};
 use serde_json::Value;
@@ -30,7 +30,7 @@ use crate::translate::pod::is_ready;
 /// Exit code when there is nothing to ask.
 const NOTHING_RUNS: u8 = 3;
 /// What the pods of the controller are called.
-const CONTROLLER: &str = "app.kubernetes.io/name=waymark-controller";
+pub(super) const CONTROLLER: &str = "app.kubernetes.io/name=waymark-controller";
 /// Longest time of one question.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -179,8 +179,18 @@ impl Cluster {
 }
 
 impl Asked {
+    /// The pod of this name.
+    pub(super) fn of(client: &Client, namespace: &str, pod: &str) -> Self {
+        let pods = Api::namespaced(client.clone(), namespace);
+        Self { pods, namespace: namespace.to_owned(), pod: pod.to_owned() }
+    }
+
     /// The controller that leads, else any that is ready.
-    async fn leader(client: &Client, namespace: &str, cluster: &str) -> Result<Self, Failure> {
+    pub(super) async fn leader(
+        client: &Client,
+        namespace: &str,
+        cluster: &str,
+    ) -> Result<Self, Failure> {
         let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);
         let mut all = Self::all(client, namespace, cluster).await?;
         // Who may not read Leases gets an answer all the same.
@@ -227,26 +237,29 @@ impl Asked {
         Err(Failure { message, code: NOTHING_RUNS })
     }
 
-    /// What this controller answers at `path`.
+    /// What this pod answers at `path` of its admin port.
     pub(super) async fn ask(&self, path: &str) -> Result<Answer, Failure> {
         let who = format!("{}/{}", self.namespace, self.pod);
         match tokio::time::timeout(PATIENCE, self.forward(path, &who)).await {
             Ok(answer) => answer,
             Err(_) => {
                 let seconds = PATIENCE.as_secs();
-                let message = format!("controller {who} has not answered within {seconds} s");
+                let message = format!("pod {who} has not answered within {seconds} s");
                 Err(Failure { message, code: NOTHING_RUNS })
             }
         }
     }
 
+    /// A way to a port of this pod, for as long as the answer lives.
+    pub(super) async fn forwarded(&self, port: u16) -> Result<Portforwarder, Failure> {
+        let who = format!("{}/{}", self.namespace, self.pod);
+        let forwarded = self.pods.portforward(&self.pod, &[port]).await;
+        forwarded.map_err(|error| cannot_be_asked(&who, &not_forwarded(&error, &who)))
+    }
+
     async fn forward(&self, path: &str, who: &str) -> Result<Answer, Failure> {
-        let failed = |why: String| Failure {
-            message: format!("controller {who} cannot be asked: {why}"),
-            code: NOTHING_RUNS,
-        };
-        let forwarded = self.pods.portforward(&self.pod, &[ADMIN_PORT]).await;
-        let mut forwarded = forwarded.map_err(|error| failed(not_forwarded(&error, who)))?;
+        let failed = |why: String| cannot_be_asked(who, &why);
+        let mut forwarded = self.forwarded(ADMIN_PORT).await?;
         let stream = forwarded.take_stream(ADMIN_PORT);
         let stream = stream.ok_or_else(|| failed("its port was not forwarded".to_owned()))?;
         let refused = forwarded.take_error(ADMIN_PORT);
@@ -260,6 +273,10 @@ impl Asked {
             }
         }
     }
+}
+
+fn cannot_be_asked(who: &str, why: &str) -> Failure {
+    Failure { message: format!("pod {who} cannot be asked: {why}"), code: NOTHING_RUNS }
 }
 
 /// A runtime for a verb.
@@ -293,7 +310,8 @@ fn not_forwarded(error: &kube::Error, who: &str) -> String {
     text
 }
 
-fn causes(error: &dyn std::error::Error) -> String {
+/// An error with its causes, in one line.
+pub(super) fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

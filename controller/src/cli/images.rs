@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tar::{Builder, Header};
 
-use super::{Failure, out};
+use super::{Failure, complain, out};
 use crate::install::{HUB, TAG};
 
 /// Arguments of `waymark images`.
@@ -48,16 +48,19 @@ struct Image {
 }
 
 const IMAGES: [Image; 4] = [
-    Image { name: "controller", own: &["waymark-controller"], tools: &[], roots: true },
+    // `waymark` is what Helm's hook runs before it deletes anything.
+    Image { name: "controller", own: &["waymark-controller", "waymark"], tools: &[], roots: true },
     Image { name: "gateway", own: &["waymark-gateway"], tools: &[], roots: true },
     Image { name: "tunnel", own: &["waymark-tunnel"], tools: &[], roots: false },
     Image {
         name: "agent",
-        own: &["waymark-agent", "waymark-cni"],
+        own: &["waymark-agent", PLUGIN],
         tools: &["nft", "ip", "ss"],
         roots: false,
     },
 ];
+/// The program that nodes run outside any image.
+const PLUGIN: &str = "waymark-cni";
 /// Where our programs lie in an image.
 const PROGRAMS: &str = "usr/local/bin";
 /// Where programs of this machine are.
@@ -84,6 +87,14 @@ pub(super) fn images(args: &ImagesArgs) -> Result<ExitCode, Failure> {
     let own = std::env::current_exe().map_err(Failure::from_error)?;
     let beside = own.parent().unwrap_or(Path::new(".")).to_owned();
     std::fs::create_dir_all(&args.output).map_err(Failure::from_error)?;
+    let needs = libraries(&beside.join(PLUGIN)).map_err(Failure::from_error)?;
+    if !needs.is_empty() {
+        complain(&format!(
+            "{PLUGIN} runs on the node and needs the C library of this machine there, or a newer \
+             one; to need none: cargo rustc --release -p waymark-tunnel --bin {PLUGIN} -- \
+             -C target-feature=+crt-static"
+        ));
+    }
     for image in &IMAGES {
         let archive = args.output.join(format!("waymark-{}.tar", image.name));
         let reference = format!("{}/{}:{}", args.registry, image.name, args.tag);

@@ -1,28 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Brings the objects of an installation to a cluster, and waits until they work.
+//! Brings the objects of an installation to a cluster, waits until they work, and takes them
+//! away again.
 //!
-//! Owns: order, what must be there before, and what counts as ready. Server-side apply, so
-//! that an upgrade is the same as an installation. Definitions of Istio's kinds that are there
-//! already are left alone: they belong to the cluster.
+//! Owns: how one object is written and deleted, and what counts as ready. Server-side apply, so
+//! that an upgrade is the same as an installation. Definitions of Istio's kinds that somebody
+//! else brought are left alone: they belong to the cluster.
 
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{DynamicObject, Patch, PatchParams};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use kube::{Api, Client};
 use serde_json::Value;
 
 /// Who the fields belong to.
-const MANAGER: &str = "waymark-install";
+pub const MANAGER: &str = "waymark-install";
 /// How often it is looked whether something is ready.
 const PERIOD: Duration = Duration::from_millis(250);
-/// A definition of Gateway API that must be there.
-const NEEDED: &str = "gateways.gateway.networking.k8s.io";
-/// How it gets there.
-pub const GATEWAY_API: &str = "kubectl apply --server-side -f https://github.com/kubernetes-sigs/gateway-api/releases/download/v1.6.3/experimental-install.yaml";
 
 /// Why an installation fails.
 #[derive(Debug, thiserror::Error)]
@@ -30,9 +28,6 @@ pub enum ClusterError {
     /// The apiserver cannot be reached.
     #[error("cluster cannot be reached")]
     Reach(#[source] Box<kube::Error>),
-    /// Gateway API is not installed.
-    #[error("Gateway API is not installed in this cluster; install it with\n  {GATEWAY_API}")]
-    GatewayApi,
     /// An object is refused.
     #[error("{0} is refused")]
     Refused(String, #[source] Box<kube::Error>),
@@ -50,7 +45,7 @@ pub enum ClusterError {
 
 /// A cluster to install into.
 pub struct Target {
-    client: Client,
+    pub(super) client: Client,
 }
 
 impl std::fmt::Debug for Target {
@@ -60,26 +55,31 @@ impl std::fmt::Debug for Target {
 }
 
 impl Target {
-    /// The cluster of the environment's kubeconfig.
+    /// The cluster behind `client`.
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// Every definition of the cluster.
     ///
     /// # Errors
     ///
     /// [`ClusterError::Reach`].
-    pub async fn of_environment() -> Result<Self, ClusterError> {
-        let client = Client::try_default().await;
-        Ok(Self { client: client.map_err(|error| ClusterError::Reach(Box::new(error)))? })
+    pub async fn definitions(&self) -> Result<Vec<CustomResourceDefinition>, ClusterError> {
+        let api: Api<CustomResourceDefinition> = Api::all(self.client.clone());
+        let listed = api.list(&kube::api::ListParams::default()).await;
+        Ok(listed.map_err(|error| ClusterError::Reach(Box::new(error)))?.items)
     }
 
-    /// Fails unless what does not belong to an installation is there.
+    /// The controller's Deployment of the installation in `namespace`, if there is one.
     ///
     /// # Errors
     ///
-    /// [`ClusterError::GatewayApi`].
-    pub async fn check(&self) -> Result<(), ClusterError> {
-        let api: Api<CustomResourceDefinition> = Api::all(self.client.clone());
-        let found = api.get_metadata_opt(NEEDED).await;
-        let found = found.map_err(|error| ClusterError::Reach(Box::new(error)))?;
-        found.map(|_| ()).ok_or(ClusterError::GatewayApi)
+    /// [`ClusterError::Reach`].
+    pub async fn installed(&self, namespace: &str) -> Result<Option<Deployment>, ClusterError> {
+        let api: Api<Deployment> = Api::namespaced(self.client.clone(), namespace);
+        let found = api.get_opt(super::owned::CONTROLLER).await;
+        found.map_err(|error| ClusterError::Reach(Box::new(error)))
     }
 
     /// Applies one object; tells whether anything was written.
@@ -91,7 +91,8 @@ impl Target {
         let refused = |error| ClusterError::Refused(name_of(object), Box::new(error));
         let (api, name) = self.api(object).await.map_err(refused)?;
         if text(object, "/kind") == "CustomResourceDefinition" {
-            if api.get_metadata_opt(&name).await.map_err(refused)?.is_some() {
+            let found = api.get_metadata_opt(&name).await.map_err(refused)?;
+            if found.is_some_and(|found| !is_ours(&found.metadata)) {
                 return Ok(false);
             }
             let params = PatchParams::apply(MANAGER).force();
@@ -102,6 +103,27 @@ impl Target {
         let params = PatchParams::apply(MANAGER).force();
         api.patch(&name, &params, &Patch::Apply(object)).await.map_err(refused)?;
         Ok(true)
+    }
+
+    /// Deletes one object; tells whether it was there.
+    ///
+    /// # Errors
+    ///
+    /// [`ClusterError::Refused`].
+    pub async fn delete(&self, object: &Value) -> Result<bool, ClusterError> {
+        let refused = |error| ClusterError::Refused(name_of(object), Box::new(error));
+        let (api, name) = match self.api(object).await {
+            Ok(found) => found,
+            // Its kind is not served, so it is not there.
+            Err(kube::Error::Discovery(_)) => return Ok(false),
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(false),
+            Err(error) => return Err(refused(error)),
+        };
+        match api.delete(&name, &DeleteParams::background()).await {
+            Ok(_) => Ok(true),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
+            Err(error) => Err(refused(error)),
+        }
     }
 
     async fn api(&self, object: &Value) -> kube::Result<(Api<DynamicObject>, String)> {
@@ -126,27 +148,32 @@ impl Target {
                 false => Err("not established".to_owned()),
             }
         };
-        wait(&api, name, Duration::from_secs(30), ready).await
+        wait(&api, name, Duration::from_secs(30), (ready, |_: &str| {})).await
     }
 
     /// Waits until every pod of a Deployment or DaemonSet runs as it is written now; others
-    /// are ready as they are.
+    /// are ready as they are. `tell` is told of each change on the way.
     ///
     /// # Errors
     ///
     /// [`ClusterError::NotReady`].
-    pub async fn ready(&self, object: &Value, patience: Duration) -> Result<(), ClusterError> {
+    pub async fn ready(
+        &self,
+        object: &Value,
+        patience: Duration,
+        tell: impl Fn(&str),
+    ) -> Result<(), ClusterError> {
         let (namespace, name) =
             (text(object, "/metadata/namespace"), text(object, "/metadata/name"));
         let client = self.client.clone();
         match text(object, "/kind") {
             "Deployment" => {
                 let api: Api<Deployment> = Api::namespaced(client, namespace);
-                wait(&api, name, patience, deployment).await
+                wait(&api, name, patience, (deployment, tell)).await
             }
             "DaemonSet" => {
                 let api: Api<DaemonSet> = Api::namespaced(client, namespace);
-                wait(&api, name, patience, daemon_set).await
+                wait(&api, name, patience, (daemon_set, tell)).await
             }
             _ => Ok(()),
         }
@@ -182,13 +209,14 @@ async fn wait<K>(
     api: &Api<K>,
     name: &str,
     patience: Duration,
-    ready: impl Fn(&K) -> Result<(), String>,
+    (ready, tell): (impl Fn(&K) -> Result<(), String>, impl Fn(&str)),
 ) -> Result<(), ClusterError>
 where
     K: kube::Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
 {
     let what = format!("{} {name}", K::kind(&()));
     let began = Instant::now();
+    let mut told = String::new();
     loop {
         let found = api.get_opt(name).await;
         let found = found.map_err(|error| ClusterError::Refused(what.clone(), Box::new(error)))?;
@@ -197,6 +225,10 @@ where
             Some(Err(state)) => state,
             None => "not there".to_owned(),
         };
+        if state != told {
+            tell(&format!("{what}: {state}"));
+            told.clone_from(&state);
+        }
         if began.elapsed() > patience {
             return Err(ClusterError::NotReady { what, seconds: patience.as_secs(), state });
         }
@@ -204,12 +236,18 @@ where
     }
 }
 
+/// Whether a definition was brought by an installation.
+pub fn is_ours(metadata: &ObjectMeta) -> bool {
+    let mut managers = metadata.managed_fields.iter().flatten();
+    managers.any(|one| one.manager.as_deref() == Some(MANAGER))
+}
+
 /// Kind and name of an object, for people.
 pub fn name_of(object: &Value) -> String {
     format!("{} {}", text(object, "/kind"), text(object, "/metadata/name"))
 }
 
-fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
+pub(super) fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
     object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 

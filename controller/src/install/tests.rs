@@ -106,6 +106,107 @@ fn secrets_may_be_watched_by_name_and_those_of_the_authority_read() {
 }
 
 #[test]
+fn lines_are_left_out_whose_condition_does_not_hold() {
+    let values = json!({"on": true, "off": false, "none": [], "some": {"a": 1}, "empty": ""});
+    let chosen = |text: &str| chosen("t", text, &values);
+    let lines =
+        |path: &str| format!("a: 1\n  {{{{- if .Values.{path} }}}}\nb: 2\n{{{{- end }}}}\nc: 3\n");
+    for (path, holds) in
+        [("on", true), ("off", false), ("none", false), ("some", true), ("empty", false)]
+    {
+        let want = if holds { "a: 1\nb: 2\nc: 3\n" } else { "a: 1\nc: 3\n" };
+        assert_eq!(chosen(&lines(path)).unwrap(), want, "{path}");
+    }
+    assert_eq!(chosen(&lines("other")), Err(InstallError::NoValue("other".into())));
+    for bad in [
+        "{{- if .Values.on }}\n",
+        "{{- end }}\n",
+        "{{- if not .Values.on }}\n{{- end }}\n",
+        "{{- if .Values.on }}\n{{- if .Values.on }}\n{{- end }}\n{{- end }}\n",
+    ] {
+        assert!(matches!(chosen(bad), Err(InstallError::Word { .. })), "{bad}");
+    }
+}
+
+#[test]
+fn the_controller_may_change_nodes_only_where_it_takes_a_taint_off() {
+    let of = |sets: &[&str]| {
+        let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
+        let objects = objects("mesh", &sets).unwrap();
+        let role = find(&objects, "ClusterRole", "waymark-controller")["rules"].to_string();
+        let deployment = find(&objects, "Deployment", "waymark-controller");
+        let arguments = deployment["spec"]["template"]["spec"]["containers"][0]["args"].to_string();
+        (
+            role.contains(r#""resources":["nodes"],"verbs":["patch"]"#),
+            arguments.contains("--startup-taint=cni.istio.io/not-ready"),
+        )
+    };
+    assert_eq!(of(&[]), (false, false));
+    assert_eq!(of(&["pilot.taint.enabled=true"]), (true, true));
+}
+
+#[test]
+fn each_admission_policy_is_bound_and_says_which_field_is_wrong() {
+    let objects = objects("mesh", &[]).unwrap();
+    let of = |kind: &'static str| objects.iter().filter(move |object| object["kind"] == kind);
+    let bound: Vec<&Value> = of("ValidatingAdmissionPolicyBinding")
+        .map(|binding| &binding["spec"]["policyName"])
+        .collect();
+    let policies: Vec<&Value> = of("ValidatingAdmissionPolicy").collect();
+    assert_eq!(
+        bound,
+        policies.iter().map(|policy| &policy["metadata"]["name"]).collect::<Vec<_>>()
+    );
+    for validation in policies.iter().flat_map(|p| p["spec"]["validations"].as_array().unwrap()) {
+        let message = validation["message"].as_str().unwrap();
+        let names_a_field =
+            ["spec", "label ", "annotation "].iter().any(|word| message.starts_with(word));
+        assert!(names_a_field && message.contains(':'), "{message}");
+    }
+}
+
+/// Helm's hook is not among the objects, and is made of the same words.
+#[test]
+fn the_hook_of_helm_may_remove_every_kind_that_is_installed() {
+    const HOOK: &str = include_str!("../../deploy/waymark/templates/uninstall.yaml");
+    let values: Value = parse("values.yaml", VALUES).unwrap();
+    let text = fill("uninstall.yaml", HOOK, "mesh", &values).unwrap();
+    let hook: Vec<Value> =
+        text.split("\n---\n").map(|text| parse("uninstall.yaml", text).unwrap()).collect();
+    for object in &hook {
+        assert_eq!(object["metadata"]["annotations"]["helm.sh/hook"], "pre-delete");
+    }
+    let job = find(&hook, "Job", "waymark-uninstall");
+    let container = &job["spec"]["template"]["spec"]["containers"][0];
+    let command = container["command"].as_array().unwrap();
+    let command: Vec<&str> = command.iter().map(|word| word.as_str().unwrap()).collect();
+    assert_eq!(command, ["/usr/local/bin/waymark", "uninstall", "--helm-hook", "--namespace=mesh"]);
+    let rules = find(&hook, "ClusterRole", "waymark-uninstall")["rules"].as_array().unwrap();
+    let has = |list: &Value, word: &str| list.as_array().unwrap().iter().any(|one| one == word);
+    for object in objects("mesh", &["pilot.taint.enabled=true".to_owned()]).unwrap() {
+        if owned::outlives(&object) {
+            continue;
+        }
+        let kind = object["kind"].as_str().unwrap();
+        let api_version = object["apiVersion"].as_str().unwrap();
+        let group = api_version.rsplit_once('/').map_or("", |(group, _)| group);
+        let plural = match kind.to_lowercase() {
+            kind if kind.ends_with('s') => format!("{kind}es"),
+            kind => match kind.strip_suffix('y') {
+                Some(stem) => format!("{stem}ies"),
+                None => format!("{kind}s"),
+            },
+        };
+        let may = rules.iter().any(|rule| {
+            has(&rule["apiGroups"], group)
+                && has(&rule["resources"], &plural)
+                && has(&rule["verbs"], "delete")
+        });
+        assert!(may, "{group} {plural}");
+    }
+}
+
+#[test]
 fn words_that_are_not_understood_are_refused() {
     let values = json!({"a": {"b": 1, "c": [1]}});
     let fill = |text| fill("t", text, "ns", &values);

@@ -11,16 +11,17 @@ use std::path::Path;
 
 use k8s_openapi::api::core::v1::Pod;
 use routing::wire::messages::waymark::v1::{self as wire, NodeReport, NodeReportAck, pod_state};
+use routing::wire::node::write_leave;
 use tokio::sync::oneshot;
 
 use crate::app::State;
 use crate::ca::files;
 use crate::settings::Mesh;
-use crate::store::facts::{Facts, PodFact, PodState};
+use crate::store::facts::{Facts, NodeFact, PodFact, PodState};
 use crate::store::index::Index;
 use crate::store::lookup::Lookup;
 use crate::store::{ReadKey, Stores};
-use crate::translate::pod;
+use crate::translate::{leave, pod};
 
 /// A report on its way to the engine.
 #[derive(Debug)]
@@ -36,6 +37,12 @@ pub struct Report {
 /// Takes a report in; returns the read keys that it touched.
 pub fn apply(report: &Report, state: &mut State) -> Vec<ReadKey> {
     let mut touched = Vec::new();
+    let about = NodeFact {
+        serving: report.said.serving,
+        reason: report.said.reason.clone(),
+        left: report.said.left.clone(),
+    };
+    touched.extend(state.stores.facts.set_node(&report.node, about));
     let mut named = BTreeSet::new();
     for said in &report.said.pods {
         // Another node's pod is not this one's to speak of; one not seen yet may still come.
@@ -98,7 +105,9 @@ pub fn answer(report: &Report, stores: &Stores, mesh: &Mesh) -> NodeReportAck {
         let list = if pod::belongs(found, &mut look) { &mut ack.inside } else { &mut ack.outside };
         list.push(said.uid.clone());
     }
-    ack.outside_namespaces = pod::outside_namespaces(&Lookup::new(stores, mesh), stores);
+    let mut look = Lookup::new(stores, mesh);
+    ack.outside_namespaces = pod::outside_namespaces(&mut look, stores);
+    ack.leave = leave::order(&mut look).as_ref().map(write_leave);
     ack
 }
 

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use super::*;
 use crate::source::document;
-use crate::store::facts::{PodFact, PodState};
+use crate::store::Key;
+use crate::store::facts::{PodFact, PodState, Telling};
 
 struct Course {
     stores: Stores,
@@ -235,6 +236,27 @@ fn a_pod_that_comes_back_while_it_leaves_joins_again() {
     assert_eq!(course.stores.facts.step("u1"), Step::Releasing);
     course.put(&labelled("ambient"), 10);
     assert_eq!(course.stores.facts.step("u1"), Step::Joining, "some may send plain bytes");
+}
+
+#[test]
+fn every_pod_leaves_in_order_when_the_mesh_leaves_and_comes_back_when_that_is_called_off() {
+    let mut course = Course::new(&(labelled("ambient") + &pod_of_mesh("True")));
+    course.fact("u1", report(PodState::Enrolled, false));
+    let order = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: waymark-uninstall, namespace: ";
+    course.put(&format!("{order}app}}\n"), 10);
+    assert_eq!(course.stores.facts.step("u1"), Step::Settled, "anybody may write that there");
+    course.put(&format!("{order}istio-system}}\n"), 10);
+    assert_eq!(course.stores.facts.step("u1"), Step::Opening);
+    course.fact("u1", report(PodState::Enrolled, true));
+    assert_eq!(course.stores.facts.step("u1"), Step::Releasing);
+    course.settle(&[], 1000, Duration::ZERO);
+    assert_eq!(course.stores.facts.step("u1"), Step::Settled);
+    assert_eq!(course.stores.facts.told("u1").what, Telling::Nothing, "its agent lets it go");
+
+    let name = Name::new("istio-system", leave::NAME);
+    let touched = course.stores.remove(&Key { kind: Kind::ConfigMap, name });
+    course.settle(&touched, 1000, Duration::ZERO);
+    assert_eq!(course.stores.facts.step("u1"), Step::Joining);
 }
 
 #[test]

@@ -26,6 +26,8 @@ pub enum FactKey {
     Roots,
     /// Keys of an issuer that are fetched.
     Keys(KeySource),
+    /// State of the node of this name.
+    Node(Arc<str>),
 }
 
 /// Where keys of an issuer are fetched.
@@ -44,6 +46,17 @@ pub struct FetchedKeys {
     pub keys: Vec<Jwk>,
     /// Why the last try failed; none: it went well.
     pub trouble: Option<String>,
+}
+
+/// What an agent reports about its node.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct NodeFact {
+    /// A pod that starts now is captured.
+    pub serving: bool,
+    /// Why not; may be empty.
+    pub reason: String,
+    /// Id of the order to leave that is carried out; empty if there is none.
+    pub left: String,
 }
 
 /// What an agent reports about a pod.
@@ -150,6 +163,7 @@ pub struct Facts {
     told: HashMap<Arc<str>, Told>,
     roots: Vec<String>,
     keys: HashMap<KeySource, FetchedKeys>,
+    nodes: HashMap<Arc<str>, NodeFact>,
     keys_revision: u64,
     revision: u64,
     /// Which pod or service changed at which revision.
@@ -157,6 +171,21 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// State of a node, by name.
+    pub fn node(&self, name: &str) -> Option<&NodeFact> {
+        self.nodes.get(name)
+    }
+
+    /// Takes the state of one node; returns the touched key if it changed.
+    pub fn set_node(&mut self, name: &str, fact: NodeFact) -> Option<ReadKey> {
+        if self.nodes.get(name) == Some(&fact) {
+            return None;
+        }
+        let name: Arc<str> = name.into();
+        self.nodes.insert(Arc::clone(&name), fact);
+        Some(ReadKey::Fact(FactKey::Node(name)))
+    }
+
     /// State of a pod, by UID.
     pub fn pod(&self, uid: &str) -> Option<&PodFact> {
         self.pods.get(uid)

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1::{Container, Namespace, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::leave;
 use super::waypoint::label;
 use crate::api;
 use crate::store::Stores;
@@ -109,11 +110,15 @@ pub fn namespace_can_enrol(namespace: &str, look: &Lookup<'_>) -> bool {
 /// Tells whether the pod belongs in the mesh.
 ///
 /// Rule: Istio's default enablement selectors; never host network, injected or terminal pods.
+/// None does while the mesh leaves the cluster.
 pub fn belongs(pod: &Pod, look: &mut Lookup<'_>) -> bool {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let injected = label(pod.metadata.annotations.as_ref(), api::SIDECAR_STATUS).is_some();
     if is_host_network(pod) || injected || is_terminal(pod) || !namespace_can_enrol(namespace, look)
     {
+        return false;
+    }
+    if leave::is_ordered(look) {
         return false;
     }
     match label(pod.metadata.labels.as_ref(), api::DATAPLANE_MODE) {
@@ -130,11 +135,12 @@ fn is_ambient(namespace: &Namespace) -> bool {
 
 /// Namespaces whose pods need not wait for the mesh: those that are not labelled or not looked
 /// at, and those that never belong in it. One that is not known is not among them.
-pub fn outside_namespaces(look: &Lookup<'_>, stores: &Stores) -> Vec<String> {
+pub fn outside_namespaces(look: &mut Lookup<'_>, stores: &Stores) -> Vec<String> {
+    let leaves = leave::is_ordered(look);
     let plain = |namespace: &Namespace| {
         let name = namespace.metadata.name.as_deref().unwrap_or_default();
         let taken = look.mesh().discovery.take(name, namespace.metadata.labels.as_ref());
-        !is_ambient(namespace) || !taken || !namespace_can_enrol(name, look)
+        leaves || !is_ambient(namespace) || !taken || !namespace_can_enrol(name, look)
     };
     let never =
         OUTSIDE.iter().map(ToString::to_string).chain([look.mesh().root_namespace.to_string()]);

@@ -5,11 +5,12 @@
 //! Owns the conversion both ways.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::error::{WireError, address, address_bytes, port};
 use super::messages::waymark::v1 as wire;
 pub use super::messages::waymark::v1::NodeReportAck;
-use crate::node::{NodePod, NodeReport, PodState, Probe, Step};
+use crate::node::{Leave, NodePod, NodeReport, PodState, Probe, Step};
 
 /// Path of the gRPC method that takes a [`wire::NodeReport`].
 pub const REPORT: &str = "/waymark.v1.Node/Report";
@@ -91,6 +92,9 @@ pub fn read_report(message: &wire::NodeReport) -> Result<NodeReport, WireError> 
     Ok(NodeReport {
         node: needed("node", &message.node)?,
         pods: message.pods.iter().map(state).collect::<Result<_, _>>()?,
+        serving: message.serving,
+        reason: message.reason.as_str().into(),
+        left: message.left.as_str().into(),
     })
 }
 
@@ -117,7 +121,26 @@ pub fn write_report(report: &NodeReport) -> wire::NodeReport {
     wire::NodeReport {
         node: report.node.to_string(),
         pods: report.pods.iter().map(state).collect(),
+        serving: report.serving,
+        reason: report.reason.to_string(),
+        left: report.left.to_string(),
     }
+}
+
+/// Reads the order to leave.
+///
+/// # Errors
+///
+/// [`WireError::Missing`] for an order without a name.
+pub fn read_leave(message: &wire::Leave) -> Result<Leave, WireError> {
+    let drain = Duration::from_secs(message.drain_seconds.into());
+    Ok(Leave { id: needed("id", &message.id)?, drain })
+}
+
+/// Writes the order to leave; a drain that is too long becomes the longest there is.
+pub fn write_leave(leave: &Leave) -> wire::Leave {
+    let drain_seconds = u32::try_from(leave.drain.as_secs()).unwrap_or(u32::MAX);
+    wire::Leave { id: leave.id.to_string(), drain_seconds }
 }
 
 fn needed(field: &'static str, text: &str) -> Result<Arc<str>, WireError> {
@@ -179,10 +202,25 @@ mod tests {
             plain_inbound: true,
             observed_generation: 3,
         });
-        let report = NodeReport { node: "n".into(), pods: pods.collect() };
+        let report = NodeReport {
+            node: "n".into(),
+            pods: pods.collect(),
+            serving: true,
+            reason: "why".into(),
+            left: "order".into(),
+        };
         let mut message = write_report(&report);
         assert_eq!(read_report(&message), Ok(report));
         message.pods[0].state = 4;
         assert_eq!(read_report(&message), Err(WireError::Unknown("pods.state", 4)));
+    }
+
+    #[test]
+    fn an_order_to_leave_is_read_as_it_was_written_and_has_a_name() {
+        let leave = Leave { id: "1".into(), drain: Duration::from_secs(60) };
+        let mut message = write_leave(&leave);
+        assert_eq!(read_leave(&message), Ok(leave));
+        message.id.clear();
+        assert_eq!(read_leave(&message), Err(WireError::Missing("id")));
     }
 }

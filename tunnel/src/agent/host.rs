@@ -108,6 +108,18 @@ impl HostProbes {
         outcome
     }
 
+    /// Takes the node's rule away, whatever pairs there are; harmless if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// When `nft` refuses.
+    pub async fn remove(&self) -> Result<(), CaptureError> {
+        let mut pods = self.pods.lock().await;
+        remove(&self.node).await?;
+        pods.clear();
+        Ok(())
+    }
+
     /// Takes back the pairs of one pod.
     ///
     /// # Errors

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Keeps the CNI plug-in where the container runtime finds it.
+//! Keeps the CNI plug-in where the container runtime finds it, until the mesh leaves the node.
 //!
 //! Owns: the copy of `waymark-cni` in the node's folder of plug-ins, and its place at the end
 //! of the chain in the first network configuration, the one that runtimes take. Both are put
 //! back when something overwrites them. What others wrote stays as it is.
 //!
-//! Keeps: the plug-in joins the chain only once the agent can answer it. The agent's end takes
-//! nothing away: pods that start meanwhile wait instead of escaping the mesh.
+//! Keeps: the plug-in joins the chain only once the agent can answer it, and the controller has
+//! said that the mesh stays. The agent's end takes nothing away: pods that start meanwhile wait
+//! instead of escaping the mesh.
 //!
 //! Rule: CNI specification 1.1.0, section 1; order of files as libcni sorts them.
 //!
@@ -22,6 +23,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tracing::{info, warn};
+
+use super::leave::Order;
 
 /// Name of the plug-in, and its type in configurations.
 const PLUGIN: &str = "waymark-cni";
@@ -43,6 +46,24 @@ pub struct Places {
     pub agent: PathBuf,
 }
 
+/// Where the plug-in is.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Standing {
+    /// Not looked at yet.
+    #[default]
+    Unknown,
+    /// It is no business of this agent's: it was told of no places.
+    NotOurs,
+    /// The runtime calls it.
+    InPlace,
+    /// It could not be put in place, for this reason.
+    Missing(String),
+    /// Nothing of it is left.
+    Removed,
+    /// Something of it could not be taken away, for this reason.
+    Stuck(String),
+}
+
 /// Why the plug-in is not in place.
 #[derive(Debug, thiserror::Error)]
 enum InstallError {
@@ -60,28 +81,70 @@ enum InstallError {
     Form(PathBuf),
 }
 
-/// Puts the plug-in in place once `ready`, and keeps it there.
-pub async fn keep(places: Option<&Places>, mut ready: watch::Receiver<bool>) {
-    let Some(places) = places else { return std::future::pending().await };
-    if ready.wait_for(|ready| *ready).await.is_err() {
+/// Puts the plug-in in place once `ready`, and keeps it there for as long as the mesh stays;
+/// takes it away when the mesh leaves. Says in `standing` where it is.
+pub async fn keep(
+    places: Option<&Places>,
+    mut ready: watch::Receiver<bool>,
+    mut order: watch::Receiver<Order>,
+    standing: &watch::Sender<Standing>,
+) {
+    let Some(places) = places else {
+        standing.send_replace(Standing::NotOurs);
         return std::future::pending().await;
-    }
-    let mut said = String::new();
+    };
     loop {
-        match install(places) {
-            Ok(true) => {
-                info!(configurations = %places.configurations.display(), "plug-in put in place")
-            }
-            Ok(false) => said.clear(),
-            Err(error) => {
-                let text = error.to_string();
-                if text != said {
-                    warn!(error = &error as &dyn std::error::Error, "plug-in is not in place");
+        let now = match &*order.borrow_and_update() {
+            Order::Unknown => None,
+            Order::Stay if !*ready.borrow_and_update() => None,
+            Order::Stay => Some(stay(places)),
+            Order::Leave(_) => Some(leave(places)),
+        };
+        if let Some(now) = now {
+            standing.send_if_modified(|standing| {
+                let changed = *standing != now;
+                if changed {
+                    tell(&now, places);
+                    *standing = now;
                 }
-                said = text;
-            }
+                changed
+            });
         }
-        tokio::time::sleep(PERIOD).await;
+        tokio::select! {
+            () = tokio::time::sleep(PERIOD) => {}
+            Ok(()) = order.changed() => {}
+            Ok(()) = ready.changed() => {}
+        }
+    }
+}
+
+fn tell(now: &Standing, places: &Places) {
+    let configurations = places.configurations.display();
+    match now {
+        Standing::InPlace => info!(%configurations, "plug-in is in place"),
+        Standing::Removed => info!(%configurations, "plug-in is taken away"),
+        Standing::Missing(reason) => warn!(reason, "plug-in is not in place"),
+        Standing::Stuck(reason) => warn!(reason, "plug-in cannot be taken away"),
+        Standing::Unknown | Standing::NotOurs => {}
+    }
+}
+
+fn stay(places: &Places) -> Standing {
+    match install(places) {
+        Ok(again) => {
+            if again {
+                info!(configurations = %places.configurations.display(), "plug-in put in place");
+            }
+            Standing::InPlace
+        }
+        Err(error) => Standing::Missing(super::text(error)),
+    }
+}
+
+fn leave(places: &Places) -> Standing {
+    match remove(places) {
+        Ok(()) => Standing::Removed,
+        Err(error) => Standing::Stuck(super::text(error)),
     }
 }
 
@@ -123,12 +186,7 @@ fn chain(places: &Places) -> Result<bool, InstallError> {
         return Ok(false);
     }
     let list = path.with_extension("conflist");
-    let fresh = path.with_extension("waymark-new");
-    let text = serde_json::to_vec_pretty(&wanted).map_err(|error| failed(error.into()))?;
-    fs::write(&fresh, text).map_err(failed)?;
-    let mode = fs::metadata(&path).map_err(failed)?.permissions();
-    fs::set_permissions(&fresh, mode).map_err(failed)?;
-    fs::rename(&fresh, &list).map_err(failed)?;
+    replace(&list, &path, &wanted)?;
     if list != path {
         // It would come before the list, which stands for it now.
         let saved = format!("{}.{SAVED}", path.display());
@@ -139,14 +197,88 @@ fn chain(places: &Places) -> Result<bool, InstallError> {
 
 /// The configuration that runtimes take: the first by name.
 fn first(folder: &Path) -> Result<PathBuf, InstallError> {
+    let found = configurations(folder)?.into_iter().min();
+    found.ok_or_else(|| InstallError::None(folder.to_owned()))
+}
+
+fn configurations(folder: &Path) -> Result<Vec<PathBuf>, InstallError> {
     let entries =
         fs::read_dir(folder).map_err(|error| InstallError::File(folder.to_owned(), error))?;
     let ours = |path: &PathBuf| {
         let extension = path.extension().and_then(|extension| extension.to_str());
         matches!(extension, Some("conflist" | "conf" | "json")) && path.is_file()
     };
-    let found = entries.flatten().map(|entry| entry.path()).filter(ours).min();
-    found.ok_or_else(|| InstallError::None(folder.to_owned()))
+    Ok(entries.flatten().map(|entry| entry.path()).filter(ours).collect())
+}
+
+/// Takes everything away that [`install`] ever put there; harmless if nothing is there.
+///
+/// Out of the chain first: a runtime that finds a name there must find the program, too.
+fn remove(places: &Places) -> Result<(), InstallError> {
+    for path in configurations(&places.configurations)? {
+        unchain(&path)?;
+    }
+    let leftovers = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.ends_with(&format!(".{SAVED}")) || name.ends_with(".waymark-new")
+    };
+    let folder = &places.configurations;
+    let entries =
+        fs::read_dir(folder).map_err(|error| InstallError::File(folder.clone(), error))?;
+    for path in entries.flatten().map(|entry| entry.path()).filter(leftovers) {
+        fs::remove_file(&path).map_err(|error| InstallError::File(path, error))?;
+    }
+    for name in [PLUGIN.to_owned(), format!(".{PLUGIN}.new")] {
+        let path = places.programs.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(InstallError::File(path, error));
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Takes the plug-in out of one configuration; one that was made a list for it is what it was.
+fn unchain(path: &Path) -> Result<(), InstallError> {
+    let failed = |error| InstallError::File(path.to_owned(), error);
+    let text = fs::read(path).map_err(failed)?;
+    // What is not understood holds nothing of ours.
+    let Ok(read) = serde_json::from_slice::<Value>(&text) else { return Ok(()) };
+    let Some(without) = unchained(&read) else { return Ok(()) };
+    let rest = without.get("plugins").and_then(Value::as_array);
+    for single in ["conf", "json"].map(|extension| path.with_extension(extension)) {
+        let saved = PathBuf::from(format!("{}.{SAVED}", single.display()));
+        let before = fs::read(&saved).ok();
+        let before = before.and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+        if before.is_some_and(|before| rest.is_some_and(|rest| *rest == [before])) {
+            // Back first, so that there is a configuration at every moment.
+            fs::rename(&saved, &single).map_err(failed)?;
+            return fs::remove_file(path).map_err(failed);
+        }
+    }
+    replace(path, path, &without)
+}
+
+/// The list without our plug-in; `None` if it is not in it.
+fn unchained(read: &Value) -> Option<Value> {
+    let mut list = read.clone();
+    let plugins = list.get_mut("plugins")?.as_array_mut()?;
+    let all = plugins.len();
+    plugins.retain(|plugin| plugin.get("type").and_then(Value::as_str) != Some(PLUGIN));
+    (plugins.len() < all).then_some(list)
+}
+
+/// Writes `value` to `target`, with the rights of `like`; a reader sees the old text or the new.
+fn replace(target: &Path, like: &Path, value: &Value) -> Result<(), InstallError> {
+    let failed = |error| InstallError::File(target.to_owned(), error);
+    let fresh = target.with_extension("waymark-new");
+    let text = serde_json::to_vec_pretty(value).map_err(|error| failed(error.into()))?;
+    fs::write(&fresh, text).map_err(failed)?;
+    let mode = fs::metadata(like).map_err(failed)?.permissions();
+    fs::set_permissions(&fresh, mode).map_err(failed)?;
+    fs::rename(&fresh, target).map_err(failed)
 }
 
 /// The configuration with our plug-in at the end of its chain; `None` if it is none.
@@ -169,73 +301,4 @@ fn chained(read: &Value, agent: &Path) -> Option<Value> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LIST: &str =
-        r#"{"cniVersion":"0.4.0","name":"pods","plugins":[{"type":"bridge"},{"type":"portmap"}]}"#;
-
-    fn places(folder: &Path) -> Places {
-        let places = Places {
-            programs: folder.join("bin"),
-            configurations: folder.join("net.d"),
-            plugin: folder.join("own"),
-            agent: "/var/run/istio-cni".into(),
-        };
-        fs::create_dir(&places.programs).unwrap();
-        fs::create_dir(&places.configurations).unwrap();
-        fs::write(&places.plugin, "plug-in").unwrap();
-        places
-    }
-
-    fn types(path: &Path) -> Vec<String> {
-        let read: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
-        let plugins = read["plugins"].as_array().unwrap();
-        plugins.iter().map(|plugin| plugin["type"].as_str().unwrap().to_owned()).collect()
-    }
-
-    #[test]
-    fn the_plugin_is_the_last_of_the_first_chain_and_is_put_back() {
-        let folder = tempfile::tempdir().unwrap();
-        let places = places(folder.path());
-        assert!(matches!(install(&places), Err(InstallError::None(_))), "no network yet");
-        let first = places.configurations.join("10-pods.conflist");
-        let later = places.configurations.join("20-other.conflist");
-        fs::write(&first, LIST).unwrap();
-        fs::write(&later, LIST).unwrap();
-        assert!(install(&places).unwrap());
-        assert_eq!(types(&first), ["bridge", "portmap", PLUGIN]);
-        assert_eq!(types(&later), ["bridge", "portmap"], "runtimes take the first only");
-        assert_eq!(fs::read(places.programs.join(PLUGIN)).unwrap(), b"plug-in");
-        assert!(!install(&places).unwrap(), "nothing to do");
-
-        fs::write(&first, LIST).unwrap();
-        fs::remove_file(places.programs.join(PLUGIN)).unwrap();
-        assert!(install(&places).unwrap(), "somebody overwrote it");
-        assert_eq!(types(&first), ["bridge", "portmap", PLUGIN]);
-    }
-
-    #[test]
-    fn a_configuration_of_one_plugin_becomes_a_list_in_its_place() {
-        let folder = tempfile::tempdir().unwrap();
-        let places = places(folder.path());
-        let single = places.configurations.join("10-pods.conf");
-        fs::write(&single, r#"{"cniVersion":"0.3.1","name":"pods","type":"bridge"}"#).unwrap();
-        assert!(install(&places).unwrap());
-        assert!(!single.exists(), "it would come first");
-        assert_eq!(types(&single.with_extension("conflist")), ["bridge", PLUGIN]);
-        assert!(!install(&places).unwrap());
-    }
-
-    #[test]
-    fn what_is_no_configuration_is_left_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let places = places(folder.path());
-        let path = places.configurations.join("10.conflist");
-        for text in ["{", "{}", r#"{"plugins":[]}"#, r#"{"plugins":{}}"#] {
-            fs::write(&path, text).unwrap();
-            assert!(matches!(install(&places), Err(InstallError::Form(_))), "{text}");
-            assert_eq!(fs::read(&path).unwrap(), text.as_bytes());
-        }
-    }
-}
+mod tests;

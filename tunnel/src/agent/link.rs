@@ -24,7 +24,7 @@ use routing::stream::client::Client;
 use routing::stream::{DeltaDiscoveryResponse, Node as StreamNode, Rejected};
 use routing::wire::chain;
 use routing::wire::messages::waymark::v1 as wire;
-use routing::wire::node::{NODE_POD_URL, REPORT, write_report};
+use routing::wire::node::{NODE_POD_URL, REPORT, read_leave, write_report};
 use routing::wire::roots::ROOTS_URL;
 use tokio::sync::watch;
 use tonic::transport::Channel;
@@ -32,6 +32,7 @@ use tracing::{info, warn};
 
 use super::Agent;
 use super::enrol::Standing;
+use super::leave::Order;
 use super::node::PodReport;
 use super::settings::Settings;
 use super::spec::PodSpec;
@@ -71,7 +72,7 @@ pub async fn follow(agent: &Arc<Agent>, settings: &Settings) {
     let stream = Client::new(stream_node(settings), kinds).optional(ROOTS_URL);
     tokio::join!(
         client::follow(&controller, stream, &mut sink),
-        report(agent, &controller, &settings.node, due),
+        report(agent, &controller, settings, due),
     );
 }
 
@@ -160,7 +161,7 @@ fn read(name: &str, bytes: &[u8]) -> Result<PodSpec, String> {
 async fn report(
     agent: &Arc<Agent>,
     controller: &Controller,
-    node: &str,
+    settings: &Settings,
     mut again: watch::Receiver<u64>,
 ) {
     let mut changed = agent.changed();
@@ -168,10 +169,10 @@ async fn report(
     let mut backoff = Backoff::CONTROLLER;
     loop {
         let _count = *changed.borrow_and_update();
-        match send(agent, controller, node, &mut channel).await {
+        match send(agent, controller, &settings.node, &mut channel).await {
             Ok(answer) => {
                 backoff.reset();
-                take(agent, &answer);
+                take(agent, settings, &answer);
             }
             Err(why) => {
                 channel = None;
@@ -200,13 +201,31 @@ async fn send(
         None => channel.insert(controller.connect().await?).clone(),
     };
     let pods = agent.node().report().into_iter().map(pod_state).collect();
-    let question = write_report(&NodeReport { node: node.into(), pods });
+    let (serving, reason) = agent.serving();
+    let left = Arc::clone(&agent.left.borrow());
+    let question =
+        write_report(&NodeReport { node: node.into(), pods, serving, reason: reason.into(), left });
     controller.call(open, REPORT, question, REPORT_PATIENCE).await
 }
 
-fn take(agent: &Arc<Agent>, answer: &wire::NodeReportAck) {
+fn take(agent: &Arc<Agent>, settings: &Settings, answer: &wire::NodeReportAck) {
     answer.outside.iter().for_each(|uid| agent.node().stays_outside(uid));
     agent.outside(&answer.outside_namespaces.iter().cloned().collect());
+    let order = match answer.leave.as_ref().map(read_leave) {
+        None => {
+            agent.node().set_drain(settings.drain);
+            Order::Stay
+        }
+        Some(Ok(leave)) => {
+            agent.node().set_drain(leave.drain);
+            Order::Leave(leave.id)
+        }
+        Some(Err(error)) => {
+            warn!(%error, "order of the controller is not understood; it is not carried out");
+            return;
+        }
+    };
+    agent.set_order(order);
 }
 
 fn pod_state(pod: PodReport) -> PodState {

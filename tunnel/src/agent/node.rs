@@ -328,6 +328,22 @@ impl Node {
         })
     }
 
+    /// Nothing of the mesh is left in any pod, and none is on its way in.
+    #[must_use]
+    pub fn is_out(&self) -> bool {
+        self.with(|pods| {
+            pods.values().all(|entry| {
+                let status = entry.status.borrow();
+                status.phase == Phase::Outside && status.want != Want::Inside
+            })
+        })
+    }
+
+    /// The longest drain is this from now on.
+    pub fn set_drain(&self, drain: Duration) {
+        self.inner.pace.send_if_modified(|pace| std::mem::replace(&mut pace.drain, drain) != drain);
+    }
+
     /// What is to be told to the controller of every pod.
     #[must_use]
     pub fn report(&self) -> Vec<PodReport> {

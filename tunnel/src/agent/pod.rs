@@ -28,6 +28,7 @@ use super::notice::RuleWatch;
 use super::older::{self, Connection, Sockets};
 use super::probe::{Prober, Subject};
 use super::spec::PodSpec;
+use super::text;
 use super::zds::{ServedPod, Zds};
 use crate::sys::NetworkNamespace;
 
@@ -39,7 +40,7 @@ pub struct Tools {
     /// Asks for proofs.
     pub prober: Prober,
     /// The node's own exemption of the kubelet.
-    pub host: HostProbes,
+    pub host: Arc<HostProbes>,
     /// Times that bound each pod's course.
     pub pace: watch::Receiver<Pace>,
     /// Counters.
@@ -442,15 +443,4 @@ impl Pod {
         self.older.clear();
         Ok(Outcome::Done)
     }
-}
-
-/// An error with its causes, in one line.
-fn text(error: impl std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
 }

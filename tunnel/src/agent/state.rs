@@ -106,6 +106,23 @@ impl StateFolder {
         self.replace(OUTSIDE, &serde_json::to_vec(outside).map_err(io::Error::other)?)
     }
 
+    /// Removes the files; harmless if they are not there.
+    ///
+    /// # Errors
+    ///
+    /// When one cannot be removed.
+    pub fn clear(&self) -> io::Result<()> {
+        for name in [STATE, OUTSIDE] {
+            for name in [name.to_owned(), format!(".{name}.new")] {
+                match std::fs::remove_file(self.0.join(name)) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    Ok(()) | Err(_) => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn replace(&self, name: &str, text: &[u8]) -> io::Result<()> {
         let fresh = self.0.join(format!(".{name}.new"));
         std::fs::write(&fresh, text)?;
@@ -146,5 +163,9 @@ mod tests {
         state.save_outside(&Outside::of(["shop".to_owned()])).unwrap();
         let names: Vec<String> = Outside::read(folder.path()).namespaces.into_iter().collect();
         assert_eq!(names, ["istio-system", "kube-system", "shop"]);
+        state.save(&[]).unwrap();
+        state.clear().unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left");
+        state.clear().unwrap();
     }
 }

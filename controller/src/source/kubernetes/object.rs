@@ -93,9 +93,15 @@ fn trim(kind: Kind, value: &mut Value) {
     }
     let Some(fields) = value.as_object_mut() else { return };
     match kind {
+        // Besides names and labels only their taints are read.
+        Kind::Node => {
+            fields.remove("status");
+            if let Some(spec) = fields.get_mut("spec").and_then(Value::as_object_mut) {
+                spec.retain(|name, _| name == "taints");
+            }
+        }
         // Only their names and labels are read.
         Kind::Namespace
-        | Kind::Node
         | Kind::Deployment
         | Kind::HorizontalPodAutoscaler
         | Kind::PodDisruptionBudget => {

@@ -743,6 +743,15 @@ pub struct NodeReport {
     /// Every pod the agent knows.
     #[prost(message, repeated, tag = "2")]
     pub pods: ::prost::alloc::vec::Vec<PodState>,
+    /// A pod that starts now is captured: the plug-in is in its place and a tunnel is connected.
+    #[prost(bool, tag = "3")]
+    pub serving: bool,
+    /// Why not; empty when it is.
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+    /// Id of the `Leave` that is carried out: nothing of the mesh is left on the node.
+    #[prost(string, tag = "5")]
+    pub left: ::prost::alloc::string::String,
 }
 /// How far a pod has come.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -830,6 +839,19 @@ pub struct NodeReportAck {
     /// Namespaces whose pods are outside, whatever their own labels say later.
     #[prost(string, repeated, tag = "3")]
     pub outside_namespaces: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The mesh leaves the node; absent: it stays.
+    #[prost(message, optional, tag = "4")]
+    pub leave: ::core::option::Option<Leave>,
+}
+/// The mesh is taken out of the cluster: pods leave it, then everything that is on the node goes.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Leave {
+    /// Names the order; never empty.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// Longest wait for captured connections of a pod, in seconds.
+    #[prost(uint32, tag = "2")]
+    pub drain_seconds: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Rejected {
