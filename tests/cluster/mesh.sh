@@ -28,21 +28,32 @@ need_cluster() {
   cluster up "${cluster_flags[@]}"
 }
 
-# need_mesh — builds, loads and installs the mesh unless it is there.
-need_mesh() {
-  need_cluster
-  kubectl get deployment -n istio-system waymark-controller >/dev/null 2>&1 && return 0
-  local work file definitions=() flags=()
+# load_mesh — builds the mesh and brings its images to the nodes.
+load_mesh() {
+  local work flags=()
   [ "$profile" = debug ] || flags=(--profile "$profile")
-  say "building, loading and installing the mesh"
+  say "building and loading the mesh"
   cargo build -q --locked --workspace --bins "${flags[@]}"
   work="$(mktemp -d)"
   "$target/$profile/waymark" images --output "$work" >/dev/null
   cluster load-images "$work"/*.tar
   rm -rf "$work"
+}
+
+# gateway_api — its definitions, those of the experimental channel.
+gateway_api() {
+  local file definitions=()
   for file in "$binaries"/crds/experimental/gateway.networking.k8s.io_*s.yaml; do
     [[ "$file" == *_vap_* ]] || definitions+=(-f "$file")
   done
   kubectl apply --server-side "${definitions[@]}" >/dev/null
+}
+
+# need_mesh — builds, loads and installs the mesh unless it is there.
+need_mesh() {
+  need_cluster
+  kubectl get deployment -n istio-system waymark-controller >/dev/null 2>&1 && return 0
+  load_mesh
+  gateway_api
   cluster enter "$target/$profile/waymark" install
 }
