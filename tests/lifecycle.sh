@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . tests/setup.sh
 . tests/cluster/image.sh
-name=lifecycle cluster_flags=()
+name=lifecycle cluster_flags=() static_plugin=yes
 [ "${1:-}" = --name ] && name="$2"
 . tests/cluster/mesh.sh
 
@@ -50,13 +50,6 @@ application() {
   rm -rf "$work"
   kubectl create namespace shop >/dev/null
   kubectl label namespace shop istio.io/dataplane-mode=ambient >/dev/null
-  start
-}
-# start — the application's pods, anew: this cluster's cgroups do not name pods, so that pods
-# which started before the plug-in was there cannot be found.
-start() {
-  k delete pod client --ignore-not-found --wait=true >/dev/null
-  k delete deployment web --ignore-not-found --cascade=foreground --wait=true >/dev/null
   k apply -f - >/dev/null <<Y
 apiVersion: apps/v1
 kind: Deployment
@@ -95,6 +88,17 @@ marked() { # how many pods are marked as proven
 has() { [ "$(marked)" -eq "$1" ]; }
 called() { k exec client -- /usr/local/bin/curl -sS --fail --max-time 5 -o /dev/null http://web:8080/passwd; }
 
+# plugin_of NODE — whether its runtime is given the plug-in that was built, and that one runs where
+# there is nothing else.
+plugin_of() {
+  local built="$target/$profile/waymark-cni" empty
+  on_node "$1" cmp "$built" /opt/cni/bin/waymark-cni || fail "$1: another plug-in than the one built"
+  empty="$(mktemp -d)"
+  cp "$built" "$empty"
+  echo '{"cniVersion":"1.0.0"}' | CNI_COMMAND=VERSION chroot "$empty" /waymark-cni |
+    jq -e '.supportedVersions | length > 0' >/dev/null || fail "the plug-in needs something of the node"
+  rm -rf "$empty"
+}
 # What a node has before there is a mesh, to compare with.
 before_of() { on_node "$1" sh -c 'cat /etc/cni/net.d/*' | jq -cS .; }
 # untouched NODE BEFORE — whether nothing of the mesh is on the node.
@@ -153,6 +157,8 @@ ok "installed"
 application
 eventually 60 "five pods are proven to be in the mesh" has 5
 eventually 30 "the application is reached" called
+for node in $(nodes); do plugin_of "$node"; done
+ok "the plug-in of each node is the static one"
 works() { waymark check; }
 eventually 30 "check finds that every part works" works
 for check in controller root node certificates capture; do
@@ -225,8 +231,7 @@ ok "the mesh fits again"
 
 # ---- a node that is gone ------------------------------------------------------------------------
 waymark install 2>/dev/null
-start
-eventually 60 "five pods are proven to be in the mesh again" has 5
+eventually 60 "five pods that are older than the mesh are proven to be in it" has 5
 kubectl -n istio-system patch daemonset waymark-agent --type merge -p '{"spec":{"updateStrategy":{"type":"OnDelete","rollingUpdate":null},"template":{"spec":{"containers":[{"name":"install-cni","image":"docker.io/waymark/nowhere:1"}]}}}}' >/dev/null
 kubectl -n istio-system delete pod -l app=waymark-agent --field-selector spec.nodeName=node2 --wait=true >/dev/null
 said="$(waymark uninstall --drain 5 --timeout 20 2>&1)" && fail "uninstall goes on without node2"
@@ -234,9 +239,9 @@ grep -q 'node2: its agent is not connected' <<<"$said" || fail "uninstall does n
 kubectl -n istio-system get deployment waymark-controller >/dev/null || fail "it removed something"
 ok "a node that does not report stops an uninstall, and is named"
 kubectl -n istio-system delete configmap waymark-uninstall >/dev/null
-eventually 60 "called off: pods of the other node are in the mesh again" finds node ok
+eventually 60 "called off: the other node is in the mesh again" finds node ok
+kubectl -n istio-system patch daemonset waymark-agent --type merge -p '{"spec":{"updateStrategy":{"type":"RollingUpdate"}}}' >/dev/null
 waymark install 2>/dev/null
-kubectl -n istio-system delete pod -l app=waymark-agent --field-selector spec.nodeName=node2 --wait=true >/dev/null
 eventually 90 "five pods are proven to be in the mesh again" has 5
 
 # ---- the same by Helm -----------------------------------------------------------------------------
@@ -246,7 +251,6 @@ program="$(tests/helm.sh --path)"
 helm() { cluster enter "$program" "$@"; }
 # Definitions are there already: those that `waymark install` brought.
 helm install wm controller/deploy/waymark -n istio-system --skip-crds --wait --timeout 180s >/dev/null
-start
 eventually 60 "five pods are proven to be in the mesh by Helm" has 5
 waymark uninstall >/dev/null 2>&1 && fail "what Helm made was removed behind its back"
 ok "what Helm made is Helm's to remove"

@@ -3,8 +3,8 @@
 #
 # All tests, cheap ones first; one progress line a stage, counts at the end.
 # Names of stages as arguments run only those: ./tests/run.sh fmt clippy
-# On a real Kubernetes, which takes Go and root, and only when named: walkthrough, gateways,
-# faults, conformance. One cluster serves them all.
+# Only when named: helm, which takes Go; and on a real Kubernetes, which takes Go and root:
+# lifecycle, walkthrough, gateways, faults, conformance. One cluster serves them all.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 . tests/setup.sh
@@ -85,13 +85,16 @@ stage whole cargo test --locked --no-fail-fast -p waymark-tests
 stage doc env RUSTDOCFLAGS="-D rustdoc::broken_intra_doc_links -A rustdoc::private_intra_doc_links" cargo doc --quiet --locked --workspace --no-deps \
   --document-private-items
 stage deny deny
+[ ${#only[@]} -eq 0 ] || stage helm tests/helm.sh
 
 on_cluster() {
   cluster="tests-$$"
-  [ ${#only[@]} -gt 0 ] && named walkthrough gateways faults conformance || return 0
+  [ ${#only[@]} -gt 0 ] && named lifecycle walkthrough gateways faults conformance || return 0
   trap 'tests/cluster.sh down --name "$cluster"; rm -rf "$logs"' EXIT
   only+=(cluster)
   stage cluster tests/cluster.sh up --name "$cluster" --addresses 126
+  # First: it takes a cluster that has had no mesh, and leaves it without one.
+  stage lifecycle tests/lifecycle.sh --name "$cluster"
   stage walkthrough tests/walkthrough.sh --name "$cluster"
   stage gateways tests/gateways.sh --name "$cluster"
   stage faults tests/faults.sh --name "$cluster"

@@ -29,8 +29,10 @@ fn by_helm(sets: &[String], more: &[&str]) -> Vec<Value> {
 
 fn sorted(mut objects: Vec<Value>) -> Vec<Value> {
     // Helm makes no namespace: it is there, or `--create-namespace` makes it.
-    objects.retain(|object| object["kind"] != "Namespace");
-    objects.sort_by_key(|object| format!("{} {}", object["kind"], object["metadata"]["name"]));
+    objects.retain(|object| object.get("kind").is_none_or(|kind| kind != "Namespace"));
+    objects.sort_by_key(|object| {
+        format!("{:?} {:?}", object.get("kind"), object.pointer("/metadata/name"))
+    });
     objects
 }
 

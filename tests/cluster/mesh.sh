@@ -3,8 +3,9 @@
 # A cluster with the mesh of this tree in it. Sourced, not run; expects setup.sh, image.sh and
 # the name of the cluster in `name`; cargo's profile in `profile`, unless it is `debug`.
 #
-# Gives: binaries (folder of the cluster's programs), cluster, kubectl, need_mesh, and
-# brought_up when the cluster is to be taken down at the end. Takes: cluster_flags for `up`.
+# Gives: binaries (folder of the cluster's programs), cluster, kubectl, need_cluster, load_mesh,
+# gateway_api, need_mesh (all of them, and `install`), and brought_up when the cluster is to be
+# taken down at the end. Takes: cluster_flags for `up`.
 
 profile="${profile:-debug}"
 
@@ -28,12 +29,15 @@ need_cluster() {
   cluster up "${cluster_flags[@]}"
 }
 
-# load_mesh — builds the mesh and brings its images to the nodes.
+# load_mesh — builds the mesh and brings its images to the nodes; with a plug-in that needs no
+# library of theirs if `static_plugin` is set, as README tells.
 load_mesh() {
   local work flags=()
   [ "$profile" = debug ] || flags=(--profile "$profile")
   say "building and loading the mesh"
   cargo build -q --locked --workspace --bins "${flags[@]}"
+  [ -z "${static_plugin:-}" ] || cargo rustc -q --locked -p waymark-tunnel --bin waymark-cni \
+    "${flags[@]}" -- -C target-feature=+crt-static
   work="$(mktemp -d)"
   "$target/$profile/waymark" images --output "$work" >/dev/null
   cluster load-images "$work"/*.tar

@@ -31,10 +31,10 @@ use crate::install::{self, NAMESPACE, crds};
 use crate::provision::roots;
 use crate::translate::leave;
 
-/// Label of the agents' pods.
-const AGENTS: &str = "app=waymark-agent";
+/// Labels of the parts that run on each node.
+const NODE_PARTS: [&str; 2] = ["app=waymark-agent", "app=ztunnel"];
 /// Labels of the parts whose pods must be gone before their names may be used anew.
-const PARTS: [&str; 3] = [AGENTS, "app=ztunnel", super::cluster::CONTROLLER];
+const PARTS: [&str; 3] = [NODE_PARTS[0], NODE_PARTS[1], super::cluster::CONTROLLER];
 /// How often it is looked how far nodes are.
 const PERIOD: Duration = Duration::from_secs(1);
 /// How long pods of a part may take to end.
@@ -105,13 +105,17 @@ pub(super) fn uninstall(args: &UninstallArgs) -> Result<ExitCode, Failure> {
 }
 
 impl Going<'_> {
-    /// The nodes that have an agent: those that are to be cleared.
+    /// The nodes with an agent or a tunnel: those that are to be cleared. One whose agent alone is
+    /// missing has something to clear all the same.
     async fn nodes(&self) -> Result<BTreeSet<String>, Failure> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.args.namespace);
-        let listed = pods.list(&ListParams::default().labels(AGENTS)).await;
-        let listed = listed.map_err(Failure::from_error)?;
         let node = |pod: Pod| pod.spec.and_then(|spec| spec.node_name);
-        Ok(listed.items.into_iter().filter_map(node).collect())
+        let mut nodes = BTreeSet::new();
+        for part in NODE_PARTS {
+            let listed = pods.list(&ListParams::default().labels(part)).await;
+            nodes.extend(listed.map_err(Failure::from_error)?.into_iter().filter_map(node));
+        }
+        Ok(nodes)
     }
 
     /// Gives the order, and waits until every node has carried it out.

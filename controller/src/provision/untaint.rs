@@ -75,9 +75,10 @@ fn all(stores: &Stores) -> BTreeSet<String> {
 
 /// Whether a node bears the taint although it serves.
 fn is_due(stores: &Stores, name: &str, key: &str) -> bool {
-    let serves = stores.facts.node(name).is_some_and(|fact| fact.serving);
-    let node = stores.get::<Node>("", name);
-    serves && node.is_some_and(|node| without(taints(node), key).is_some())
+    let Some(node) = stores.get::<Node>("", name) else { return false };
+    let uid = node.metadata.uid.as_deref().unwrap_or_default();
+    let serves = stores.facts.node(name).is_some_and(|fact| fact.serving && fact.uid == uid);
+    serves && without(taints(node), key).is_some()
 }
 
 fn taints(node: &Node) -> &[Taint] {
@@ -115,7 +116,7 @@ mod tests {
     fn node(name: &str, keys: &[&str]) -> Node {
         let taint = |key: &&str| json!({"key": key, "effect": "NoSchedule"});
         let taints: Vec<_> = keys.iter().map(taint).collect();
-        let value = json!({"metadata": {"name": name}, "spec": {"taints": taints}});
+        let value = json!({"metadata": {"name": name, "uid": "1"}, "spec": {"taints": taints}});
         serde_json::from_value(value).unwrap()
     }
 
@@ -129,7 +130,7 @@ mod tests {
         let reason = "no tunnel is connected to the agent".to_owned();
         stores.facts.set_node("new", NodeFact { reason, ..NodeFact::default() });
         assert!(!is_due(&stores, "new", KEY), "it does not serve");
-        let serves = NodeFact { serving: true, ..NodeFact::default() };
+        let serves = NodeFact { uid: "1".into(), serving: true, ..NodeFact::default() };
         for name in ["new", "old", "unknown"] {
             assert!(stores.facts.set_node(name, serves.clone()).is_some());
             assert!(stores.facts.set_node(name, serves.clone()).is_none(), "no change");
@@ -137,6 +138,8 @@ mod tests {
         assert!(is_due(&stores, "new", KEY));
         assert!(!is_due(&stores, "old", KEY), "it bears another taint");
         assert!(!is_due(&stores, "unknown", KEY), "there is no such node");
+        stores.facts.set_node("new", NodeFact { uid: "0".into(), ..serves });
+        assert!(!is_due(&stores, "new", KEY), "that was another node of its name");
         assert_eq!(all(&stores), ["new", "old"].map(str::to_owned).into());
     }
 

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use routing::wire::messages::waymark::v1::{self as wire, NodeReport, NodeReportAck, pod_state};
 use routing::wire::node::write_leave;
 use tokio::sync::oneshot;
@@ -37,7 +37,9 @@ pub struct Report {
 /// Takes a report in; returns the read keys that it touched.
 pub fn apply(report: &Report, state: &mut State) -> Vec<ReadKey> {
     let mut touched = Vec::new();
+    let node = state.stores.get::<Node>("", &report.node);
     let about = NodeFact {
+        uid: node.and_then(|node| node.metadata.uid.clone()).unwrap_or_default(),
         serving: report.said.serving,
         reason: report.said.reason.clone(),
         left: report.said.left.clone(),

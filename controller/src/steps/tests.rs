@@ -240,8 +240,9 @@ fn a_pod_that_comes_back_while_it_leaves_joins_again() {
 
 #[test]
 fn every_pod_leaves_in_order_when_the_mesh_leaves_and_comes_back_when_that_is_called_off() {
-    let mut course = Course::new(&(labelled("ambient") + &pod_of_mesh("True")));
+    let mut course = Course::new(&(labelled("ambient") + &pod_of_mesh("False")));
     course.fact("u1", report(PodState::Enrolled, false));
+    course.put(&pod_of_mesh("True"), 10);
     let order = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: waymark-uninstall, namespace: ";
     course.put(&format!("{order}app}}\n"), 10);
     assert_eq!(course.stores.facts.step("u1"), Step::Settled, "anybody may write that there");

@@ -51,6 +51,8 @@ pub struct FetchedKeys {
 /// What an agent reports about its node.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct NodeFact {
+    /// UID of the object that the node had then; one made anew under its name is another node.
+    pub uid: String,
     /// A pod that starts now is captured.
     pub serving: bool,
     /// Why not; may be empty.

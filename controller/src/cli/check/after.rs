@@ -240,13 +240,11 @@ pub(super) fn roots(roots: &Roots, now: OffsetDateTime) -> Vec<Finding> {
             .but(Level::Error, "see the controller's log: it publishes it"),
         Some(Err(why)) => found(format!("is no certificate: {why}"))
             .but(Level::Error, "delete it: the controller publishes it anew"),
-        Some(Ok(end)) if *end <= now => found(format!("ended {end}")).but(
-            Level::Error,
-            "renew the root in Secret istio-ca-secret, then restart the controller",
-        ),
+        Some(Ok(end)) if *end <= now => found(format!("ended {end}"))
+            .but(Level::Error, "replace it: waymark rotate-root; one of your own: as README tells"),
         Some(Ok(end)) if *end <= now + ROOT_ENDS => found(format!("ends {end}")).but(
             Level::Warning,
-            "renew the root in Secret istio-ca-secret, then restart the controller",
+            "replace it: waymark rotate-root; one of your own: as README tells",
         ),
         Some(Ok(end)) => found(format!("is good until {}", end.date())),
     });

@@ -38,11 +38,12 @@ const DEPLOYMENT: &str = "waymark-controller";
 /// Role and label of the parts that run on each node.
 const NODE_PARTS: [(&str, &str); 2] = [("tunnel", "app=ztunnel"), ("agent", "app=waymark-agent")];
 /// What an installation makes: group and resource.
-const MADE: [(&str, &str); 6] = [
+const MADE: [(&str, &str); 7] = [
     ("apps", "deployments"),
     ("apps", "daemonsets"),
     ("rbac.authorization.k8s.io", "clusterroles"),
     ("rbac.authorization.k8s.io", "clusterrolebindings"),
+    ("admissionregistration.k8s.io", "validatingadmissionpolicies"),
     ("apiextensions.k8s.io", "customresourcedefinitions"),
     ("gateway.networking.k8s.io", "gatewayclasses"),
 ];
