@@ -196,7 +196,8 @@ async fn what_an_agent_reports_to_a_follower_holds_at_both() {
         observed_generation,
         ..Default::default()
     };
-    let report = NodeReport { node: "n1".into(), pods: vec![state] };
+    let left = "order".to_owned();
+    let report = NodeReport { node: "n1".into(), pods: vec![state], left, ..Default::default() };
     let ack: NodeReportAck = pair.second.call(REPORT, report.clone(), &agent_pod).await.unwrap();
     assert_eq!(ack.inside, [uid("app", "web-1")]);
     let changed = tunnel.take().await;
@@ -208,6 +209,11 @@ async fn what_an_agent_reports_to_a_follower_holds_at_both() {
     for world in [&pair.first, &pair.second] {
         assert!(world.hub.read().stores.facts.pod(&uid("app", "web-1")).is_some());
     }
+    let left = |world: &World| {
+        let state = world.hub.read();
+        state.stores.facts.node("n1").map(|node| node.left.clone())
+    };
+    assert_eq!(left(&pair.first).as_deref(), Some("order"), "of its node the leader knows");
 
     // Only controllers pass reports on, and only to the one that leads.
     let forged = pair.first.call::<_, NodeReportAck>(RELAY, report.clone(), &agent_pod).await;
@@ -227,6 +233,7 @@ async fn what_an_agent_reports_to_a_follower_holds_at_both() {
     let second = pair.take_over().await;
     assert!(second.hub.read().stores.facts.pod(&uid("app", "web-1")).is_some());
     let _ack: NodeReportAck = second.call(REPORT, report, &agent_pod).await.unwrap();
+    assert_eq!(left(&second).as_deref(), Some("order"), "it is said again");
 }
 
 #[tokio::test]
