@@ -280,6 +280,10 @@ fault_controller-gone() {
 fault_apiserver() {
   revive '^kube-apiserver ' 60
   await 60 "the apiserver is back" served
+  # Kubernetes takes nodes that could not report for lost, and starts nothing there till they do.
+  reported() { kubectl wait node --all --for=condition=Ready --timeout=1s && [ "$(k get pods -o json | jq '[.items[].status.conditions[] | select(.type == "Ready" and .status != "True")] | length')" -eq 0 ]; }
+  sleep 10
+  await 150 "the nodes report again" reported
   goes_on
 }
 fault_agent() {
