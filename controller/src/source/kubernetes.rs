@@ -40,7 +40,7 @@ use crate::discovery::Selectors;
 use crate::settings::Mesh;
 use crate::status::packed::Packed;
 use crate::store::{Key, Kind};
-use crate::translate::guard;
+use crate::translate::{guard, leave};
 
 /// Events that wait for the engine.
 const QUEUE: usize = 4096;
@@ -177,6 +177,7 @@ impl Watches {
             served::kinds(&cluster.client).await?;
         let mut named = Named::new(Arc::clone(&cluster), out.clone());
         named.add(&guard::mesh_config(mesh));
+        named.add(&leave::key(mesh));
         let namespace = mesh.root_namespace.to_string();
         tokio::spawn(named::follow_defaults(cluster.client.clone(), namespace, out.clone()));
         let mut watches = Self {

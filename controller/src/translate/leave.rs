@@ -12,8 +12,9 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::ConfigMap;
 use routing::node::Leave;
 
+use crate::settings::Mesh;
 use crate::store::lookup::Lookup;
-use crate::store::{Key, Kind};
+use crate::store::{Key, Kind, Name};
 
 /// Name of the ConfigMap.
 pub const NAME: &str = "waymark-uninstall";
@@ -21,6 +22,11 @@ pub const NAME: &str = "waymark-uninstall";
 pub const DRAIN_SECONDS: &str = "drain-seconds";
 /// The wait where the key is missing or is no number.
 pub const DRAIN: Duration = Duration::from_secs(60);
+
+/// The ConfigMap that is the order.
+pub fn key(mesh: &Mesh) -> Key {
+    Key { kind: Kind::ConfigMap, name: Name::new(&mesh.root_namespace, NAME) }
+}
 
 /// Tells whether a change of this object may be about the order.
 pub fn is_about(key: &Key) -> bool {
@@ -45,7 +51,6 @@ pub fn order(look: &mut Lookup<'_>) -> Option<Leave> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::Mesh;
     use crate::store::{Object, ReadKey, Stores};
     use serde_json::json;
 
@@ -59,6 +64,8 @@ mod tests {
             let map: ConfigMap = serde_json::from_value(map).unwrap();
             let touched = stores.put(Object::ConfigMap(map.into()));
             let about = |key: &ReadKey| matches!(key, ReadKey::Object(key) if is_about(key));
+            let read = touched.contains(&ReadKey::Object(key(&mesh)));
+            assert_eq!(read, namespace == "istio-system", "no other one is read at all");
             assert!(touched.iter().any(about));
             order(&mut Lookup::new(&stores, &mesh))
         };
