@@ -16,6 +16,7 @@ pub mod write;
 
 pub use board::Board;
 
+use self::packed::Packed;
 use crate::store::Key;
 
 /// One condition, before it has a time.
@@ -121,7 +122,7 @@ pub struct ListenerStatus {
 #[derive(Clone, Debug, PartialEq)]
 pub struct ParentStatus {
     /// The reference, as the object writes it.
-    pub reference: serde_json::Value,
+    pub reference: Packed,
     /// Name of our controller for that parent.
     pub controller: &'static str,
     /// Conditions.

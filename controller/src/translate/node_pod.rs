@@ -46,7 +46,7 @@ pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
         strict: holds.strict,
         generation: look.told(uid).generation,
     };
-    vec![Config::output(Resource::NodePod(told), Scope::Node(node.as_str().into()))]
+    vec![Config::output(Resource::NodePod(told.into()), Scope::Node(node.as_str().into()))]
 }
 
 fn is_true(value: Option<&str>) -> bool {

@@ -147,8 +147,11 @@ fn pod(fields: &mut Map<String, Value>) {
     }
     if let Some(status) = fields.get_mut("status").and_then(Value::as_object_mut) {
         status.retain(|name, _| POD_STATUS.contains(&name.as_str()));
-        // The times of a condition tell nothing that a translator reads.
-        let all = status.get_mut("conditions").and_then(Value::as_array_mut);
+        // Translators read whether it is ready, and no times.
+        let mut all = status.get_mut("conditions").and_then(Value::as_array_mut);
+        if let Some(all) = &mut all {
+            all.retain(|condition| condition.get("type").is_some_and(|kind| kind == "Ready"));
+        }
         for condition in all.into_iter().flatten().filter_map(Value::as_object_mut) {
             condition.retain(|name, _| name == "type" || name == "status");
         }
@@ -189,7 +192,7 @@ mod tests {
                 "containers": [{"name": "c", "image": "i", "env": [{"name": "A", "value": "b"}],
                     "ports": [{"containerPort": 80}], "readinessProbe": {"tcpSocket": {"port": 80}}}]},
             "status": {"phase": "Running", "podIP": "10.0.0.1", "startTime": "2026-01-01T00:00:00Z",
-                "conditions": [{"type": "Ready", "status": "True",
+                "conditions": [{"type": "Initialized", "status": "True"}, {"type": "Ready", "status": "True",
                     "lastTransitionTime": "2026-01-01T00:00:00Z"}]},
         });
         let Object::Pod(pod) = read(Kind::Pod, value).unwrap().0 else { panic!("a pod") };
@@ -202,7 +205,7 @@ mod tests {
         assert!(spec.volumes.is_none() && spec.containers[0].env.is_none());
         assert!(spec.containers[0].ports.is_some() && spec.containers[0].readiness_probe.is_some());
         let conditions = pod.status.as_ref().unwrap().conditions.as_ref().unwrap();
-        assert_eq!(conditions[0].last_transition_time, None);
+        assert_eq!((conditions.len(), &conditions[0].last_transition_time), (1, &None));
     }
 
     #[test]
