@@ -24,6 +24,7 @@ use kube::{Api, Client};
 
 use super::authority::{Authority, CERT, CHAIN, InForce, KEY, ROOTS, Texts};
 use super::root::{self, RootError};
+use crate::source::kubernetes::retry::retry;
 
 /// Name of the Secret of the mesh's own root.
 pub const OWN: &str = "istio-ca-secret";
@@ -157,7 +158,7 @@ pub async fn follow(client: Client, namespace: String, in_force: Arc<InForce>) {
     let api: Api<Secret> = Api::namespaced(client, &namespace);
     let one = |name: &str| {
         let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
-        watcher(api.clone(), config).default_backoff()
+        watcher(api.clone(), config).backoff(retry())
     };
     let (mut plugged, mut own) = (pin!(one(PLUGGED)), pin!(one(OWN)));
     let mut known = Known::default();

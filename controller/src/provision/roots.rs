@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use super::apply::MANAGER;
 use crate::ca::authority::Authority;
 use crate::discovery::Selectors;
+use crate::source::kubernetes::retry::retry;
 
 /// Name of the ConfigMap.
 pub const NAME: &str = "istio-ca-root-cert";
@@ -92,9 +93,9 @@ pub async fn run(
     mut leads: watch::Receiver<bool>,
 ) {
     let config = watcher::Config::default().fields(&format!("metadata.name={NAME}"));
-    let roots = watcher(Api::<ConfigMap>::all(client.clone()), config).default_backoff();
+    let roots = watcher(Api::<ConfigMap>::all(client.clone()), config).backoff(retry());
     let namespaces = Api::<Namespace>::all(client.clone());
-    let namespaces = watcher(namespaces, watcher::Config::default()).default_backoff();
+    let namespaces = watcher(namespaces, watcher::Config::default()).backoff(retry());
     let (mut roots, mut namespaces) = (pin!(roots), pin!(namespaces));
     let mut known = Known { selectors, ..Known::default() };
     let mut failed = false;

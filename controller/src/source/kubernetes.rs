@@ -13,6 +13,7 @@
 
 mod named;
 mod object;
+pub mod retry;
 mod served;
 mod watch;
 
@@ -34,6 +35,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use self::named::{Named, is_by_name};
+use self::retry::retry;
 use self::watch::{Scope, Seen};
 use super::{Batch, Change, Problem};
 use crate::discovery::Selectors;
@@ -328,7 +330,7 @@ impl Watches {
 /// Tells of each change of a definition.
 async fn follow_definitions(client: Client, told: mpsc::Sender<()>) {
     let api: Api<PartialObjectMeta<CustomResourceDefinition>> = Api::all(client);
-    let events = watcher(api, watcher::Config::default()).default_backoff();
+    let events = watcher(api, watcher::Config::default()).backoff(retry());
     let mut events = std::pin::pin!(events);
     while let Some(event) = events.next().await {
         match event {

@@ -21,6 +21,7 @@ use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::retry::retry;
 use super::watch::{self, Scope, Seen};
 use super::{Change, Cluster};
 use crate::api;
@@ -123,7 +124,7 @@ async fn follow(cluster: Arc<Cluster>, key: Key, out: mpsc::Sender<Seen>) {
 pub(super) async fn follow_defaults(client: Client, namespace: String, out: mpsc::Sender<Seen>) {
     let maps: Api<PartialObjectMeta<ConfigMap>> = Api::namespaced(client, &namespace);
     let config = watcher::Config::default().labels(api::DEFAULTS_FOR_CLASS);
-    let mut events = pin!(watcher(maps, config).default_backoff());
+    let mut events = pin!(watcher(maps, config).backoff(retry()));
     let mut defaults = Defaults::default();
     while let Some(event) = events.next().await {
         let seen = match event {

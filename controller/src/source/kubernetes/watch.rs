@@ -20,6 +20,7 @@ use kube::{Api, Resource as _, ResourceExt as _};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
+use super::retry::retry;
 use super::{Cluster, LeftOut, object};
 use crate::source::{Change, Problem};
 use crate::store::{Key, Kind, Name, Object};
@@ -92,7 +93,7 @@ pub(super) async fn follow(
     let left = left_out.borrow_and_update().clone();
     let mut follower = Follower::new(cluster, scope, left);
     loop {
-        let mut events = pin!(watcher(api.clone(), config.clone()).default_backoff());
+        let mut events = pin!(watcher(api.clone(), config.clone()).backoff(retry()));
         loop {
             let (seen, again) = tokio::select! {
                 event = events.next() => match event {
