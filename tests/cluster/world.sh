@@ -87,6 +87,11 @@ spawn() { # NAME COMMAND... — in the background, log kept
   shift
   "$@" >"$run/log/$name.log" 2>&1 </dev/null &
 }
+lasting() { # NAME COMMAND... — begun anew whenever it ends, as a kubelet does it
+  local name="$1"
+  shift
+  while true; do "$@" || true; sleep 1; done >"$run/log/$name.log" 2>&1 </dev/null &
+}
 spawn etcd etcd --data-dir "$run/etcd" --unsafe-no-fsync --listen-client-urls http://127.0.0.1:2379 \
   --advertise-client-urls http://127.0.0.1:2379 --listen-peer-urls http://127.0.0.1:2380 --log-level error
 spawn apiserver kube-apiserver --etcd-servers http://127.0.0.1:2379 --bind-address 0.0.0.0 --advertise-address "$api" \
@@ -100,10 +105,13 @@ spawn apiserver kube-apiserver --etcd-servers http://127.0.0.1:2379 --bind-addre
   --proxy-client-cert-file front.crt --proxy-client-key-file front.key --max-requests-inflight 1000 --v 1
 export KUBECONFIG="$run/pki/admin.conf"
 until kubectl get --raw /readyz >/dev/null 2>&1; do sleep 0.1; done
-spawn kcm kube-controller-manager --kubeconfig kcm.conf --service-account-private-key-file account.key --root-ca-file ca.crt \
-  --cluster-signing-cert-file ca.crt --cluster-signing-key-file ca.key --allocate-node-cidrs=false --leader-elect=false \
+# With leases, as in every real cluster: each ends when it cannot renew its own, and begins anew
+# without what it believed of the nodes before.
+elected=(--leader-elect-lease-duration 15s --leader-elect-renew-deadline 10s)
+lasting kcm kube-controller-manager --kubeconfig kcm.conf --service-account-private-key-file account.key --root-ca-file ca.crt \
+  --cluster-signing-cert-file ca.crt --cluster-signing-key-file ca.key --allocate-node-cidrs=false "${elected[@]}" \
   --use-service-account-credentials --cluster-cidr "$pods" --concurrent-deployment-syncs 10 --v 1
-spawn scheduler kube-scheduler --kubeconfig scheduler.conf --leader-elect=false --v 1
+lasting scheduler kube-scheduler --kubeconfig scheduler.conf "${elected[@]}" --v 1
 kubectl create clusterrolebinding kube-proxy --clusterrole=system:node-proxier --user=system:kube-proxy >/dev/null
 
 # ---- nodes -----------------------------------------------------------------------------

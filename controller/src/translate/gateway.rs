@@ -268,7 +268,7 @@ pub fn is_serving(object: &Object, look: &mut Lookup<'_>) -> bool {
     let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
     let name = object.metadata.name.as_deref().unwrap_or_default();
     let value = index::label(namespace, api::GATEWAY_NAME, &shape::bounded(name));
-    look.list::<Pod>(Index::Label, &value).into_iter().any(|found| pod::is_ready(found))
+    pod::any_serves(look.list::<Pod>(Index::Label, &value))
 }
 
 /// Where the Gateway is reached: what its Service was given; without a load balancer the

@@ -3,15 +3,18 @@
 //! What translators ask of a pod: addresses, readiness, ports, owner, whether it belongs in
 //! the mesh.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Container, Namespace, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, Namespace, Pod, PodCondition, PodSpec, Service};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::leave;
 use super::waypoint::label;
 use crate::api;
 use crate::store::Stores;
+use crate::store::index::{self, Index};
 use crate::store::lookup::Lookup;
 
 /// Namespaces whose pods never belong in the mesh, besides the root namespace.
@@ -23,6 +26,49 @@ pub fn is_ready(pod: &Pod) -> bool {
     let mut conditions = status.into_iter().flat_map(|status| status.conditions.iter().flatten());
     pod.metadata.deletion_timestamp.is_none()
         && conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+/// Tells whether the pod was ready when its kubelet was last heard, and it is Kubernetes that
+/// says otherwise since: nothing was heard from the node.
+///
+/// Rule: `MarkPodsNotReady` of Kubernetes' node lifecycle controller, which gives no reason; a
+/// kubelet that takes a pod for not ready always names one.
+fn is_unheard(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref());
+    let find = |name| conditions.unwrap_or_default().iter().find(|one| one.type_ == name);
+    let gives_no_reason = |one: &PodCondition| one.reason.as_deref().unwrap_or_default().is_empty();
+    pod.metadata.deletion_timestamp.is_none()
+        && find("Ready").is_some_and(|one| one.status == "False" && gives_no_reason(one))
+        && find("ContainersReady").is_some_and(|one| one.status == "True")
+}
+
+/// Tells whether work may be given to any of the pods.
+///
+/// The last resort are those of nodes that are not heard: after an apiserver was away all of
+/// them can be such, although every pod serves, and refusing everything would help nobody.
+pub fn any_serves<'a>(pods: impl IntoIterator<Item = &'a Arc<Pod>>) -> bool {
+    pods.into_iter().any(|pod| is_ready(pod) || is_unheard(pod))
+}
+
+/// Tells whether work may be given to the pod: it is ready, or a last resort.
+///
+/// That is one whose node is not heard, when a Service that selects it has no ready pod.
+pub fn takes_work(pod: &Pod, services: &[&Arc<Service>], look: &mut Lookup<'_>) -> bool {
+    if is_ready(pod) || !is_unheard(pod) {
+        return is_ready(pod);
+    }
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    services.iter().any(|service| {
+        let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+        let Some((key, value)) = selector.and_then(BTreeMap::first_key_value) else { return false };
+        let others = look.list::<Pod>(Index::Label, &index::label(namespace, key, value));
+        !others.into_iter().any(|other| is_ready(other) && selects(selector, other))
+    })
+}
+
+fn selects(selector: Option<&BTreeMap<String, String>>, pod: &Pod) -> bool {
+    let labels = pod.metadata.labels.as_ref();
+    selector.into_iter().flatten().all(|(key, value)| label(labels, key) == Some(value))
 }
 
 /// Tells whether the pod has ended for good.

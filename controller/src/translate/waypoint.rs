@@ -226,5 +226,5 @@ fn admits(gateway: &Gateway, namespace: &str, look: &mut Lookup<'_>) -> bool {
 /// Tells whether any pod of the Gateway is ready.
 fn is_ready(gateway: &Name, look: &mut Lookup<'_>) -> bool {
     let value = index::label(&gateway.namespace, api::GATEWAY_NAME, &shape::bounded(&gateway.name));
-    look.list::<Pod>(Index::Label, &value).into_iter().any(|found| pod::is_ready(found))
+    pod::any_serves(look.list::<Pod>(Index::Label, &value))
 }

@@ -33,7 +33,11 @@ pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
     }
     let Some(mut workload) = base(name, object, look) else { return Vec::new() };
     let labels = object.metadata.labels.clone().unwrap_or_default();
-    workload.services = services(object, &labels, look);
+    let selecting = selecting(&name.namespace, &labels, look);
+    if pod::takes_work(object, &selecting, look) {
+        workload.health = Health::Healthy;
+    }
+    workload.services = services(object, &selecting);
     workload.services.extend(entry::services_of(&name.namespace, &labels, look));
     workload.authorization_policies = authorization::selecting(&name.namespace, &labels, look);
     workload.authorization_policies.extend(peer_authentication::policies_of(
@@ -74,7 +78,7 @@ fn base(name: &Name, object: &Pod, look: &mut Lookup<'_>) -> Option<Workload> {
     let (canonical_name, canonical_revision) = pod::canonical(object);
     workload.canonical_name = canonical_name.into();
     workload.canonical_revision = canonical_revision.into();
-    workload.health = if pod::is_ready(object) { Health::Healthy } else { Health::Unhealthy };
+    workload.health = Health::Unhealthy;
     if pod::is_host_network(object) {
         workload.network_mode = NetworkMode::Host;
     }
@@ -113,14 +117,10 @@ fn locality(node: &str, look: &mut Lookup<'_>) -> Locality {
 }
 
 /// The Services that select the pod, with the ports that it has.
-fn services(
-    object: &Pod,
-    labels: &BTreeMap<String, String>,
-    look: &mut Lookup<'_>,
-) -> BTreeMap<ServiceKey, Arc<[Port]>> {
+fn services(object: &Pod, selecting: &[&Arc<Service>]) -> BTreeMap<ServiceKey, Arc<[Port]>> {
     let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
     let mut found = BTreeMap::new();
-    for service in selecting(namespace, labels, look) {
+    for service in selecting {
         let name = service.metadata.name.as_deref().unwrap_or_default();
         let host = api::service_host(namespace, name);
         let Ok(namespace) = namespace.parse() else { continue };
@@ -158,4 +158,71 @@ pub fn workload_port(object: &Pod, port: &ServicePort) -> Option<Port> {
         None => pod::target_port(object.spec.as_ref()?, &IntOrString::Int(port.port))?,
     };
     Some(Port { service_port, target_port: target, app_protocol: AppProtocol::Unknown })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::output::{Family, Output, OutputKey, Resource};
+    use crate::translate::testing::Edited;
+    use routing::delta::Resource as Plane;
+    use routing::discovery::Health;
+
+    const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: app}\nspec: {selector: {app: web, v: '1'}, ports: [{port: 80}]}\n";
+    const READY: &str = "{type: Ready, status: 'True'}";
+    /// What Kubernetes writes once nothing is heard from the node.
+    const UNHEARD: &str = "{type: Ready, status: 'False'}, {type: ContainersReady, status: 'True'}";
+
+    fn pod(name: &str, version: &str, conditions: &str) -> String {
+        let address = if name == "a" { "10.0.0.1" } else { "10.0.0.2" };
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: app, uid: {name}, labels: {{app: web, v: '{version}'}}}}\n\
+             spec: {{nodeName: n1, containers: [{{name: c}}]}}\nstatus: {{podIP: {address}, conditions: [{conditions}]}}\n"
+        )
+    }
+
+    fn is_healthy(world: &Edited, name: &str) -> bool {
+        let key = OutputKey::Config(
+            Family::Address,
+            format!("Kubernetes//Pod/app/{name}").as_str().into(),
+        );
+        let Some(Output::Config(config)) = world.table().get(&key) else { panic!("no {name}") };
+        let Resource::Plane(Plane::Workload(workload)) = &config.resource else { panic!("{name}") };
+        workload.health == Health::Healthy
+    }
+
+    #[test]
+    fn pods_of_unheard_nodes_are_the_last_resort_of_their_service() {
+        let mut world = Edited::default();
+        world.put(SERVICE);
+        world.put(&pod("a", "1", UNHEARD));
+        world.put(&pod("b", "1", READY));
+        assert!(!is_healthy(&world, "a") && is_healthy(&world, "b"), "another is ready");
+        world.put(&pod("b", "1", UNHEARD));
+        assert!(is_healthy(&world, "a") && is_healthy(&world, "b"), "no node is heard");
+        world.put(&pod("b", "1", READY));
+        assert!(!is_healthy(&world, "a") && is_healthy(&world, "b"), "one is heard again");
+        world.put(&pod("b", "2", READY));
+        assert!(is_healthy(&world, "a"), "the Service does not select the other any more");
+    }
+
+    #[test]
+    fn what_a_kubelet_or_an_end_says_holds() {
+        let says = "{type: Ready, status: 'False', reason: ReadinessGatesNotReady}, {type: ContainersReady, status: 'True'}";
+        let containers = "{type: Ready, status: 'False'}, {type: ContainersReady, status: 'False'}";
+        for conditions in [says, containers, "{type: Ready, status: 'False'}", ""] {
+            let mut world = Edited::default();
+            world.put(SERVICE);
+            world.put(&pod("a", "1", conditions));
+            assert!(!is_healthy(&world, "a"), "{conditions}");
+        }
+        let mut world = Edited::default();
+        world.put(SERVICE);
+        let leaving = pod("a", "1", UNHEARD)
+            .replace("uid: a", "uid: a, deletionTimestamp: '2026-01-01T00:00:00Z'");
+        world.put(&leaving);
+        assert!(!is_healthy(&world, "a"));
+        world.put(&pod("b", "1", UNHEARD));
+        world.put(&SERVICE.replace("selector: {app: web, v: '1'}", "selector: {app: none}"));
+        assert!(!is_healthy(&world, "b"), "no Service needs it");
+    }
 }

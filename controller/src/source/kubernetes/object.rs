@@ -28,6 +28,8 @@ const POD_SPEC: [&str; 5] =
     ["nodeName", "serviceAccountName", "hostNetwork", "containers", "initContainers"];
 /// What is kept of a pod's status.
 const POD_STATUS: [&str; 4] = ["phase", "podIP", "podIPs", "conditions"];
+/// What is kept of a pod's condition.
+const POD_CONDITION: [&str; 3] = ["type", "status", "reason"];
 
 /// The object as it is kept, and the status that stands in the cluster.
 ///
@@ -162,7 +164,7 @@ fn pod(fields: &mut Map<String, Value>) {
         // The times of a condition tell nothing that a translator reads.
         let all = status.get_mut("conditions").and_then(Value::as_array_mut);
         for condition in all.into_iter().flatten().filter_map(Value::as_object_mut) {
-            condition.retain(|name, _| name == "type" || name == "status");
+            condition.retain(|name, _| POD_CONDITION.contains(&name.as_str()));
         }
     }
 }
@@ -202,7 +204,8 @@ mod tests {
                     "ports": [{"containerPort": 80}], "readinessProbe": {"tcpSocket": {"port": 80}}}]},
             "status": {"phase": "Running", "podIP": "10.0.0.1", "startTime": "2026-01-01T00:00:00Z",
                 "conditions": [{"type": "Ready", "status": "True",
-                    "lastTransitionTime": "2026-01-01T00:00:00Z"}]},
+                    "lastTransitionTime": "2026-01-01T00:00:00Z"},
+                    {"type": "ContainersReady", "status": "False", "reason": "ContainersNotReady"}]},
         });
         let Object::Pod(pod) = read(Kind::Pod, value).unwrap().0 else { panic!("a pod") };
         let spec = pod.spec.as_ref().unwrap();
@@ -215,6 +218,7 @@ mod tests {
         assert!(spec.containers[0].ports.is_some() && spec.containers[0].readiness_probe.is_some());
         let conditions = pod.status.as_ref().unwrap().conditions.as_ref().unwrap();
         assert_eq!(conditions[0].last_transition_time, None);
+        assert_eq!(conditions[1].reason.as_deref(), Some("ContainersNotReady"));
     }
 
     #[test]
