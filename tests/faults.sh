@@ -253,7 +253,7 @@ spec:
   gatewayClassName: waymark-waypoint
   listeners: [{name: mesh, port: 15008, protocol: HBONE}]
 Y
-  if k wait --for=condition=Programmed gtw/later --timeout=90s >/dev/null; then
+  if k wait --for=condition=Programmed gtw/later --timeout=120s >/dev/null; then
     ok "a Gateway that is made then is programmed within $((SECONDS - begun)) s"
   else
     bad "a Gateway that is made then is not programmed: $(k get gtw later -o jsonpath='{.status}')"

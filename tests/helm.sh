@@ -10,10 +10,7 @@ cd "$(dirname "$0")/.."
 . tests/setup.sh
 helm="$cache/helm/$(sha256sum <tests/helm/go.sum | cut -c1-16)/helm"
 if [ ! -x "$helm" ]; then
-  command -v go >/dev/null 2>&1 || {
-    say "go is missing. Install Go 1.26 or newer (https://go.dev/dl), then run this again."
-    exit 1
-  }
+  need_go
   say "building helm"
   mkdir -p "$(dirname "$helm")"
   (cd tests/helm && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o "$helm.part" helm.sh/helm/v3/cmd/helm) >&2

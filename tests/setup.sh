@@ -2,7 +2,7 @@
 #
 # What the project's scripts need of the machine, in one place. Sourced, not run.
 #
-# Gives: cache (folder for everything that is built once), say, need_packages, need_rust.
+# Gives: cache (folder for everything that is built once), say, need_packages, need_rust, need_go.
 
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/waymark"
 mkdir -p "$cache"
@@ -42,6 +42,13 @@ need_rust() {
   [ -d "$HOME/.cargo/bin" ] && PATH="$HOME/.cargo/bin:$PATH"
   command -v cargo >/dev/null 2>&1 && return 0
   say "cargo is missing. Install Rust (https://rustup.rs), then run this again."
+  return 1
+}
+
+need_go() {
+  [ -d /usr/local/go/bin ] && PATH="$PATH:/usr/local/go/bin"
+  command -v go >/dev/null 2>&1 && return 0
+  say "go is missing. Install Go 1.26 or newer (https://go.dev/dl), then run this again."
   return 1
 }
 

@@ -14,10 +14,7 @@ mkdir -p "$out"
 exec 9>"$out/.lock"
 flock 9
 
-command -v go >/dev/null 2>&1 || {
-  say "go is missing. Install Go 1.26 or newer (https://go.dev/dl), then run this again."
-  exit 1
-}
+need_go
 
 # one MODULE PACKAGE NAME [LINK FLAGS]
 one() {
