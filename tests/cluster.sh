@@ -44,6 +44,12 @@ inside() {
   exec nsenter -t "$pid" -m -p -n --wd="$PWD" env KUBECONFIG="$state/kubeconfig" "$@"
 }
 
+# What a killed world cannot remove itself: its empty cgroups.
+clear_cgroups() {
+  local mark="waymark-cluster-$name"
+  find /sys/fs/cgroup -depth -type d \( -name "$mark" -o -path "*/$mark/*" \) -exec rmdir {} + 2>/dev/null || true
+}
+
 up() {
   if world >/dev/null; then say "cluster '$name' runs already"; return 0; fi
   [ "$(id -u)" -eq 0 ] || { say "a cluster needs root"; exit 1; }
@@ -54,8 +60,7 @@ up() {
   rm -rf "$state" && mkdir -p "$state"
   log="$state/log"
   say "starting cluster '$name' with $nodes nodes"
-  # What a killed world cannot remove itself: its empty cgroups.
-  find /sys/fs/cgroup -depth -type d -path "*/waymark-cluster-$name*" -exec rmdir {} + 2>/dev/null || true
+  clear_cgroups
   setsid unshare --mount --pid --fork --kill-child --mount-proc --net \
     bash "$here/cluster/world.sh" "waymark-cluster-$name" "$state" "$binaries" "$nodes" "${dual:-no}" "$addresses" \
     >"$log" 2>&1 </dev/null &
@@ -82,6 +87,7 @@ down() {
     kill -KILL "$pid"
     while kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
   fi
+  clear_cgroups
   rm -rf "$state"
 }
 

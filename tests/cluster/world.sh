@@ -5,15 +5,39 @@
 # its own. Brings up etcd, the control plane, the nodes and cluster DNS, says `ready`,
 # then stays as the world's init. Started by cluster.sh alone.
 set -euo pipefail
-# The first argument is the mark by which this process is found; it is not used here.
-state="$2" bin="$3" nodes="$4" dual="$5" addresses="$6"
+# The first argument is the mark by which this process and its cgroups are found.
+mark="$1" state="$2" bin="$3" nodes="$4" dual="$5" addresses="$6"
 here="$(cd "$(dirname "$0")" && pwd)"
 . "$here/image.sh"
 export PATH="$bin:/usr/sbin:/usr/bin:/sbin:/bin"
 run=/run/cluster
 
-# ---- the world -------------------------------------------------------------------------
+# ---- cgroups of its own ------------------------------------------------------------------
+# All that runs here is below the mark, so that what a killed world leaves of them is known.
+hierarchies() { findmnt --raw --noheadings --types cgroup,cgroup2 --output TARGET; }
+if [ "${7:-}" != apart ]; then
+  for at in $(hierarchies); do
+    mkdir -p "$at/$mark"
+    # In version 1 these are empty in a new one, which takes no process then.
+    for file in cpuset.cpus cpuset.mems; do
+      [ ! -e "$at/cpuset.cpu_exclusive" ] || cat "$at/$file" >"$at/$mark/$file"
+    done
+    echo 0 >"$at/$mark/cgroup.procs"
+  done
+  exec unshare --cgroup bash "$0" "$@" apart
+fi
 mount --make-rprivate /
+mkdir -p "$state/cgroup"
+for at in $(hierarchies); do
+  mount --bind "$at/$mark" "$state/cgroup"
+  umount "$at"
+  mount --move "$state/cgroup" "$at"
+  # Version 2 has processes in leaves alone.
+  [ ! -s "$at/cgroup.controllers" ] || { mkdir "$at/init" && echo 0 >"$at/init/cgroup.procs"; }
+done
+rmdir "$state/cgroup"
+
+# ---- the world -------------------------------------------------------------------------
 mount -t tmpfs -o mode=755 cluster /run
 mkdir -p /run/netns /run/lock /run/ztunnel /run/istio-cni "$run/pki" "$run/log"
 mount --bind /run/netns /run/netns
@@ -198,7 +222,6 @@ authentication: {x509: {clientCAFile: $run/pki/ca.crt}, webhook: {enabled: true}
 authorization: {mode: Webhook}
 containerRuntimeEndpoint: "unix://$dir/containerd.sock"
 cgroupDriver: cgroupfs
-cgroupRoot: /$(basename "$state")-$host
 cgroupsPerQOS: false
 enforceNodeAllocatable: []
 failSwapOn: false
