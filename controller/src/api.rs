@@ -3,10 +3,12 @@
 //! Labels, annotations, classes and groups that users know, each written once.
 //!
 //! The names are Istio's where Istio has the thing, so manifests written for ambient mode
-//! work as they are. The kinds beyond Kubernetes live in [`gateway`] and [`istio`].
+//! work as they are. The kinds beyond Kubernetes live in [`gateway`] and [`istio`];
+//! which addresses stand for hosts that have none, in [`vip`].
 
 pub mod gateway;
 pub mod istio;
+pub mod vip;
 
 /// Label on Namespace and Pod: `ambient` enrols, `none` keeps out.
 pub const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";

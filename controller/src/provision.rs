@@ -132,7 +132,11 @@ fn doubtful(table: &Table) -> BTreeSet<Name> {
         Body::Gateway { conditions, .. } => {
             conditions.iter().any(|condition| condition.reason == INVALID_PARAMETERS)
         }
-        Body::Conditions(_) | Body::Set { .. } | Body::Class { .. } | Body::Parents { .. } => false,
+        Body::Conditions(_)
+        | Body::Entry { .. }
+        | Body::Set { .. }
+        | Body::Class { .. }
+        | Body::Parents { .. } => false,
     };
     let names = table.all().filter_map(|(_, output)| match output {
         Output::Status(status) if refused(status) => Some(status.key.name.clone()),

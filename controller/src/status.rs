@@ -16,6 +16,8 @@ pub mod write;
 
 pub use board::Board;
 
+use std::net::IpAddr;
+
 use crate::store::Key;
 
 /// One condition, before it has a time.
@@ -72,6 +74,13 @@ pub struct Status {
 pub enum Body {
     /// Conditions of the object itself.
     Conditions(Vec<Condition>),
+    /// A ServiceEntry.
+    Entry {
+        /// Its conditions.
+        conditions: Vec<Condition>,
+        /// Hosts with addresses that they were given.
+        addresses: Vec<(String, IpAddr)>,
+    },
     /// A Gateway with its listeners.
     Gateway {
         /// Conditions of the Gateway.

@@ -40,9 +40,9 @@ impl Status {
     /// All conditions.
     pub fn conditions(&self) -> Vec<&Condition> {
         match &self.body {
-            Body::Conditions(conditions) | Body::Class { conditions, .. } => {
-                conditions.iter().collect()
-            }
+            Body::Conditions(conditions)
+            | Body::Entry { conditions, .. }
+            | Body::Class { conditions, .. } => conditions.iter().collect(),
             Body::Gateway { conditions, listeners, .. } | Body::Set { conditions, listeners } => {
                 let of_listeners = listeners.iter().flat_map(|listener| &listener.conditions);
                 conditions.iter().chain(of_listeners).collect()
@@ -76,6 +76,14 @@ pub fn render(
     let mut pen = Pen { generation: status.generation, truth, old, new: seen };
     match &status.body {
         Body::Conditions(conditions) => json!({ "conditions": pen.all("", conditions) }),
+        Body::Entry { conditions, addresses } => {
+            let conditions = pen.all("", conditions);
+            let addresses: Vec<_> = addresses
+                .iter()
+                .map(|(host, address)| json!({ "value": address, "host": host }))
+                .collect();
+            json!({ "conditions": conditions, "addresses": addresses })
+        }
         Body::Class { conditions, features } => {
             let features: Vec<_> = features.iter().map(|name| json!({ "name": name })).collect();
             json!({ "conditions": pen.all("", conditions), "supportedFeatures": features })

@@ -22,6 +22,7 @@ use crate::api::gateway::{
     BackendRef, Filter, GrpcRoute, HttpRoute, ParentRef, TcpRoute, TlsRoute, UdpRoute,
 };
 use crate::api::istio::{AuthorizationPolicy, PeerAuthentication, ServiceEntry, WorkloadEntry};
+use crate::api::vip;
 
 /// A way to find objects.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -39,6 +40,8 @@ pub enum Index {
     Node,
     /// Pods by UID.
     Uid,
+    /// ServiceEntries by where the virtual addresses of their hosts are: [`vip::Place`].
+    Place,
     /// Routes and ListenerSets by parent: `Kind/namespace/name`.
     Parent,
     /// Routes by the Services that they send to: `Service/namespace/name`.
@@ -70,6 +73,9 @@ pub(super) fn of<K: Stored>(object: &K) -> Vec<(Index, Arc<str>)> {
         values.labels(Some(&entry.spec.labels));
     } else if let Some(entry) = any.downcast_ref::<ServiceEntry>() {
         values.selects(entry.spec.workload_selector.as_ref().map(|selector| &selector.labels));
+        for place in vip::places(entry) {
+            values.add(Index::Place, place.text());
+        }
     } else if let Some(policy) = any.downcast_ref::<PeerAuthentication>() {
         values.selects(policy.spec.selector.as_ref().map(|selector| &selector.match_labels));
     } else if let Some(policy) = any.downcast_ref::<AuthorizationPolicy>() {

@@ -2,12 +2,11 @@
 
 //! ServiceEntry and WorkloadEntry → services and workloads that the mesh does not run.
 //!
-//! Rule: Istio's `ambient/services.go`. Addresses for entries without any come from
-//! 240.240.0.0/16 and 2001:2::/48 and are taken from the status, if one is there, or derived
-//! from the host's name: the same host keeps its address over restarts.
+//! Rule: Istio's `ambient/services.go`. Hosts of entries without addresses get those of
+//! [`crate::api::vip`], which the status tells.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Namespace as KubeNamespace;
@@ -18,15 +17,17 @@ use routing::discovery::{
     AppProtocol, HealthPolicy, LoadBalancing, LoadBalancingMode, Locality, Port, Service,
     ServiceKey, TunnelProtocol, VirtualAddress, Workload, WorkloadType,
 };
-use sha2::{Digest, Sha256};
 
-use super::service::{distribution, ingress_uses, protocol_of, status};
+use super::service::{bound, distribution, ingress_uses, protocol_of};
 use super::waypoint::{self, label};
 use super::{authorization, peer_authentication, workload};
 use crate::api;
 use crate::api::istio::{EntryPort, ServiceEntry, WorkloadEntry, WorkloadEntrySpec};
+use crate::api::vip;
 use crate::output::{Config, Output, Scope};
+use crate::status::{Body, Status};
 use crate::store::facts::Step;
+use crate::store::index::Index;
 use crate::store::lookup::Lookup;
 use crate::store::{Key, Kind, Name};
 
@@ -37,10 +38,20 @@ pub fn run_service(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
     let Ok(namespace) = name.namespace.parse::<Namespace>() else { return Vec::new() };
     let binding = waypoint::of_service(&object.metadata, look);
     let mut outputs = Vec::new();
+    let mut assigned: Vec<(String, IpAddr)> = Vec::new();
     for host in &object.spec.hosts {
         let mut service = Service::new(ServiceKey::new(namespace.clone(), host.as_str()));
         service.name = Arc::clone(&name.name);
-        service.addresses = addresses(object, host);
+        service.addresses = written(object);
+        if vip::allocates(object) {
+            let rivals = |place: vip::Place| {
+                look.list::<ServiceEntry>(Index::Place, &place.text()).into_iter().map(|one| &**one)
+            };
+            for address in vip::addresses(object, host, rivals) {
+                service.addresses.push(VirtualAddress::single("".into(), address));
+                assigned.push((host.clone(), address));
+            }
+        }
         service.ports = object.spec.ports.iter().map(service_port).collect();
         service.subject_alt_names =
             object.spec.subject_alt_names.iter().map(|name| Arc::from(name.as_str())).collect();
@@ -55,10 +66,14 @@ pub fn run_service(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
     for workload in endpoints(name, object, look) {
         outputs.push(Config::plane(Plane::Workload(workload.into()), Scope::Everyone));
     }
-    outputs.extend(binding.map(|binding| {
+    let conditions: Vec<_> =
+        binding.iter().map(|binding| bound(binding, &Step::Settled, 0)).collect();
+    if !conditions.is_empty() || !assigned.is_empty() {
         let key = Key { kind: Kind::ServiceEntry, name: name.clone() };
-        status(key, &object.metadata, &binding, &Step::Settled, 0)
-    }));
+        let generation = object.metadata.generation;
+        let body = Body::Entry { conditions, addresses: assigned };
+        outputs.push(Output::Status(Status { key, generation, body }.into()));
+    }
     outputs
 }
 
@@ -148,42 +163,13 @@ fn service_port(port: &EntryPort) -> Port {
     }
 }
 
-/// Written addresses, else assigned ones, else derived ones; none if traffic is passed through.
-fn addresses(object: &ServiceEntry, host: &str) -> Vec<VirtualAddress> {
-    let written = object.spec.addresses.iter().filter_map(|text| {
+/// The addresses that the entry writes.
+fn written(object: &ServiceEntry) -> Vec<VirtualAddress> {
+    let parsed = object.spec.addresses.iter().filter_map(|text| {
         let range = text.parse().or_else(|_| text.parse::<IpAddr>().map(Into::into)).ok()?;
         Some(VirtualAddress { network: "".into(), range })
     });
-    let written: Vec<_> = written.collect();
-    let allocate =
-        label(object.metadata.labels.as_ref(), "networking.istio.io/enable-autoallocate-ip");
-    let none = object.spec.resolution.as_deref().unwrap_or("NONE") == "NONE";
-    if !object.spec.addresses.is_empty() || none || allocate == Some("false") {
-        return written;
-    }
-    let single = |ip| VirtualAddress::single("".into(), ip);
-    let assigned = object.status.iter().flat_map(|status| &status.addresses);
-    let of_host = |host_of: Option<&str>| host_of.is_none_or(|other| other == host);
-    let assigned: Vec<_> = assigned
-        .filter(|address| of_host(address.host.as_deref()))
-        .filter_map(|address| address.value.parse().ok())
-        .map(single)
-        .collect();
-    if !assigned.is_empty() {
-        return assigned;
-    }
-    let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
-    derived(namespace, host).map(single).into()
-}
-
-/// Addresses of Istio's pools that depend on the host alone.
-fn derived(namespace: &str, host: &str) -> [IpAddr; 2] {
-    let digest = Sha256::digest(format!("{namespace}/{host}").as_bytes());
-    let byte = |at: usize| digest.get(at).copied().unwrap_or(1);
-    let low = byte(1).clamp(1, 254);
-    let v4 = Ipv4Addr::new(240, 240, byte(0), low);
-    let v6 = Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, u16::from(byte(0)), u16::from(low));
-    [v4.into(), v6.into()]
+    parsed.collect()
 }
 
 fn load_balancing(object: &ServiceEntry, look: &mut Lookup<'_>) -> Option<LoadBalancing> {

@@ -22,10 +22,14 @@ pub const OUTSIDE: [&str; 1] = ["kube-system"];
 
 /// Tells whether the pod takes new work: Ready, and not on its way out.
 pub fn is_ready(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_none() && says_ready(pod)
+}
+
+/// Tells whether the pod's probes pass, on its way out or not.
+fn says_ready(pod: &Pod) -> bool {
     let status = pod.status.as_ref();
     let mut conditions = status.into_iter().flat_map(|status| status.conditions.iter().flatten());
-    pod.metadata.deletion_timestamp.is_none()
-        && conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 /// Tells whether the pod was ready when its kubelet was last heard, and it is Kubernetes that
@@ -52,9 +56,12 @@ pub fn any_serves<'a>(pods: impl IntoIterator<Item = &'a Arc<Pod>>) -> bool {
 
 /// Tells whether work may be given to the pod: it is ready, or a last resort.
 ///
-/// That is one whose node is not heard, when a Service that selects it has no ready pod.
+/// That is one whose node is not heard, or which serves still although it is on its way out,
+/// when a Service that selects it has no ready pod.
+///
+/// Rule: for pods on their way out Kubernetes' KEP 1669, as kube-proxy has it.
 pub fn takes_work(pod: &Pod, services: &[&Arc<Service>], look: &mut Lookup<'_>) -> bool {
-    if is_ready(pod) || !is_unheard(pod) {
+    if is_ready(pod) || !(is_unheard(pod) || says_ready(pod)) {
         return is_ready(pod);
     }
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();

@@ -205,14 +205,14 @@ pub fn distribution(text: &str) -> Vec<LocalityScope> {
     }
 }
 
+/// The status of a Service that names a waypoint.
+fn status(key: Key, meta: &ObjectMeta, binding: &Binding, step: &Step, unguarded: usize) -> Output {
+    let body = Body::Conditions(vec![bound(binding, step, unguarded)]);
+    Output::Status(Status { key, generation: meta.generation, body }.into())
+}
+
 /// The `WaypointBound` condition; `unguarded` counts pods that are not in the mesh.
-pub fn status(
-    key: Key,
-    meta: &ObjectMeta,
-    binding: &Binding,
-    step: &Step,
-    unguarded: usize,
-) -> Output {
+pub fn bound(binding: &Binding, step: &Step, unguarded: usize) -> Condition {
     let gateway = &binding.gateway;
     let (bound, reason, message) = match binding.state {
         State::Ready | State::NotReady if *step == Step::Waiting => (
@@ -253,7 +253,5 @@ pub fn status(
         count => format!("{message}. Pods that are not in the mesh, which nothing guards: {count}"),
     };
     let condition = Condition::new("istio.io/WaypointBound", bound, reason, message);
-    let condition = if bound { condition.after_ack() } else { condition };
-    let generation = meta.generation;
-    Output::Status(Status { key, generation, body: Body::Conditions(vec![condition]) }.into())
+    if bound { condition.after_ack() } else { condition }
 }

@@ -40,8 +40,12 @@ pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
     let listed = spec.and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
     let ports: Arc<[Port]> = ports(listed, slice.ports.as_deref().unwrap_or_default()).into();
     let host = api::service_host(&name.namespace, service);
+    let none_is_ready = !slice.endpoints.iter().any(is_ready);
     let made = slice.endpoints.iter().filter_map(|endpoint| {
         let mut workload = workload(name, endpoint, look)?;
+        if is_ready(endpoint) || (none_is_ready && serves(endpoint)) {
+            workload.health = Health::Healthy;
+        }
         let key = ServiceKey::new(workload.namespace.clone(), host.as_str());
         workload.services.insert(key, Arc::clone(&ports));
         Some(Config::plane(Plane::Workload(workload.into()), Scope::Everyone))
@@ -84,9 +88,22 @@ fn workload(name: &Name, endpoint: &Endpoint, look: &Lookup<'_>) -> Option<Workl
     made.addresses = vec![address];
     // The address may be a pod's: that pod, and not this, is asked for by it.
     made.network_mode = NetworkMode::Host;
-    let ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready);
-    made.health = if ready == Some(false) { Health::Unhealthy } else { Health::Healthy };
+    made.health = Health::Unhealthy;
     Some(made)
+}
+
+/// Not told means ready.
+fn is_ready(endpoint: &Endpoint) -> bool {
+    endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) != Some(false)
+}
+
+/// Tells whether the endpoint serves still although it is on its way out: the last resort of a
+/// slice without a ready one.
+///
+/// Rule: Kubernetes' KEP 1669, as kube-proxy has it.
+fn serves(endpoint: &Endpoint) -> bool {
+    let conditions = endpoint.conditions.as_ref();
+    conditions.is_some_and(|all| all.serving == Some(true) && all.terminating == Some(true))
 }
 
 #[cfg(test)]
@@ -98,12 +115,14 @@ mod tests {
     use crate::store::Stores;
     use std::path::Path;
 
-    fn outputs(selector: &str) -> Vec<Workload> {
+    const ENDPOINTS: &str = "{addresses: [10.0.0.1]}, {addresses: [10.0.0.2], conditions: {ready: false}}, {addresses: [name.example]}";
+
+    fn outputs(selector: &str, endpoints: &str) -> Vec<Workload> {
         let text = format!(
             "apiVersion: v1\nkind: Service\nmetadata: {{name: s, namespace: n}}\nspec: {{{selector} ports: [{{name: a, port: 80}}, {{name: b, port: 81}}]}}\n---\n\
             apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: s-1, namespace: n, labels: {{kubernetes.io/service-name: s}}}}\n\
             addressType: IPv4\nports: [{{name: a, port: 3000}}]\n\
-            endpoints: [{{addresses: [10.0.0.1]}}, {{addresses: [10.0.0.2], conditions: {{ready: false}}}}, {{addresses: [name.example]}}]\n"
+            endpoints: [{endpoints}]\n"
         );
         let mut stores = Stores::default();
         let parsed = document::parse(Path::new("f"), &text);
@@ -123,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_service_without_a_selector_has_the_endpoints_that_are_written() {
-        let made = outputs("");
+        let made = outputs("", ENDPOINTS);
         let uids: Vec<_> = made.iter().map(|one| &*one.uid).collect();
         let uid = |ip: &str| format!("Kubernetes/discovery.k8s.io/EndpointSlice/n/s-1/{ip}");
         assert_eq!(uids, [uid("10.0.0.1"), uid("10.0.0.2")], "a name is no address");
@@ -134,6 +153,23 @@ mod tests {
         assert_eq!((ports[0].service_port, ports[0].target_port), (80, 3000));
         assert_eq!(made[0].network_mode, NetworkMode::Host, "it claims no address");
 
-        assert!(outputs("selector: {app: s},").is_empty(), "pods speak for themselves");
+        assert!(outputs("selector: {app: s},", ENDPOINTS).is_empty(), "pods speak for themselves");
+    }
+
+    #[test]
+    fn endpoints_that_end_serve_while_there_is_no_other() {
+        let ends = |serving| {
+            format!("conditions: {{ready: false, serving: {serving}, terminating: true}}")
+        };
+        let healthy = |first: &str| -> Vec<bool> {
+            let listed = format!(
+                "{{addresses: [10.0.0.1], {first}}}, {{addresses: [10.0.0.2], {}}}, {{addresses: [10.0.0.3], {}}}",
+                ends(true),
+                ends(false)
+            );
+            outputs("", &listed).iter().map(|one| one.health == Health::Healthy).collect()
+        };
+        assert_eq!(healthy("conditions: {ready: true}"), [true, false, false]);
+        assert_eq!(healthy("conditions: {ready: false, serving: true}"), [false, true, false]);
     }
 }

@@ -220,7 +220,11 @@ mod tests {
         let leaving = pod("a", "1", UNHEARD)
             .replace("uid: a", "uid: a, deletionTimestamp: '2026-01-01T00:00:00Z'");
         world.put(&leaving);
-        assert!(!is_healthy(&world, "a"));
+        assert!(!is_healthy(&world, "a"), "not heard and on its way out");
+        world.put(&leaving.replace(UNHEARD, READY));
+        assert!(is_healthy(&world, "a"), "it serves still, and there is no other");
+        world.put(&pod("b", "1", READY));
+        assert!(!is_healthy(&world, "a"), "there is another");
         world.put(&pod("b", "1", UNHEARD));
         world.put(&SERVICE.replace("selector: {app: web, v: '1'}", "selector: {app: none}"));
         assert!(!is_healthy(&world, "b"), "no Service needs it");
