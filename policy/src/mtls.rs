@@ -16,6 +16,8 @@ use crate::authz::{
 
 /// Name of the policy that refuses all plaintext, in the root namespace.
 pub const STATIC_STRICT: &str = "istio_converted_static_strict";
+/// What the name of a policy that was made of a PeerAuthentication begins with; that one's follows.
+pub const CONVERTED: &str = "converted_peer_authentication_";
 
 /// What a policy says about plaintext.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
@@ -119,7 +121,7 @@ pub fn converted(source: &PolicyName, holds: &Effective) -> Option<Authorization
         Field { any: listed, not: Vec::new() }
     };
     let ports = Match { destination_ports: ports, ..Match::default() };
-    let name = format!("converted_peer_authentication_{}", source.name());
+    let name = format!("{CONVERTED}{}", source.name());
     let clauses = vec![clause(no_identity()), clause(ports)];
     Some(deny(PolicyName::new(source.namespace(), &name), vec![Rule { clauses }]))
 }

@@ -25,7 +25,7 @@ pub struct Settings {
     pub discovery: Controller,
     /// Who signs certificates: `CA_ADDRESS`, `CA_ROOT_CA`, `ALT_CA_HOSTNAME`.
     pub authority: Controller,
-    /// Life asked for certificates: `SECRET_TTL` seconds, 24 h.
+    /// Life asked for certificates: `SECRET_TTL`, 24 h.
     pub certificate_life: Duration,
     /// File of lists of revoked certificates, if there is one to follow: `CRL_PATH`.
     pub revocations: Option<PathBuf>,
@@ -179,8 +179,17 @@ impl Reader<'_> {
         value
     }
 
+    /// Seconds, or with units, as Istio writes them: `24h`, `1m30s`.
     fn seconds(&mut self, name: &str, default: u64) -> Duration {
-        Duration::from_secs(self.get(name, default))
+        let default = Duration::from_secs(default);
+        let Some(text) = (self.variable)(name).filter(|text| !text.is_empty()) else {
+            return default;
+        };
+        let bare = text.parse().ok().map(Duration::from_secs);
+        bare.map_or_else(|| policy::duration::parse_duration(&text), Ok).unwrap_or_else(|error| {
+            self.problems.push(format!("{name}: {error}"));
+            default
+        })
     }
 
     fn settings(&mut self) -> Settings {
@@ -373,6 +382,37 @@ mod tests {
         ];
         let InvalidSettings(problems) = read(&bad).map(|_| ()).unwrap_err();
         assert_eq!(problems.len(), 2, "{problems:?}");
+    }
+
+    #[test]
+    fn what_istios_chart_sets_is_taken() {
+        let settings = read(&[
+            ("CA_ADDRESS", "https://istiod.mesh.svc:15012"),
+            ("XDS_ADDRESS", "https://istiod.mesh.svc:15012"),
+            ("NETWORK", "far"),
+            ("RUST_LOG", "info"),
+            ("LOG_FORMAT", "json"),
+            ("ISTIO_META_CLUSTER_ID", "east"),
+            ("ISTIO_META_ENABLE_HBONE", "true"),
+            ("INPOD_ENABLED", "true"),
+            ("TERMINATION_GRACE_PERIOD_SECONDS", "30"),
+            ("INSTANCE_IP", "10.244.1.7"),
+            ("SERVICE_ACCOUNT", "ztunnel"),
+            ("ZTUNNEL_CPU_LIMIT", "1"),
+            ("RESOURCE_CPU_REQUEST", "4"),
+            ("SECRET_TTL", "12h"),
+            ("POOL_UNUSED_RELEASE_TIMEOUT", "1m30s"),
+            ("KEEPALIVE_TIME", "90"),
+        ])
+        .unwrap();
+        assert_eq!((settings.cluster.as_str(), settings.network.as_str()), ("east", "far"));
+        assert_eq!((settings.workers, settings.limits.drain.as_secs()), (1, 25));
+        assert!(settings.log_json && settings.own.address.is_ipv4());
+        assert_eq!(settings.certificate_life, Duration::from_secs(12 * 3_600));
+        assert_eq!(settings.limits.hbone.idle, Duration::from_secs(90));
+        assert_eq!(settings.limits.keepalive.idle, Duration::from_secs(90));
+        let InvalidSettings(problems) = read(&[("SECRET_TTL", "long")]).map(|_| ()).unwrap_err();
+        assert!(problems[0].starts_with("SECRET_TTL: "), "{problems:?}");
     }
 
     #[test]

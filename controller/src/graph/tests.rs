@@ -38,6 +38,7 @@ const FORMS: &[&[&str]] = &[
         "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: a}\nspec: {clusterIP: 10.1.0.1, selector: {app: web}, ports: [{port: 80, targetPort: http}]}",
         "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: a, labels: {istio.io/use-waypoint: wp}}\nspec: {clusterIP: 10.1.0.1, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}",
         "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: a}\nspec: {clusterIP: None, selector: {v: '1'}, ports: [{port: 80}]}",
+        "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: a}\nspec: {clusterIP: 10.1.0.1, ports: [{port: 80}]}",
     ],
     &[
         "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: wp, namespace: a}\nspec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}",
@@ -84,6 +85,51 @@ const FORMS: &[&[&str]] = &[
     ],
     &[
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: waymark, namespace: istio-system}\ndata: {guard: observe}",
+    ],
+    &[
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: l4, namespace: a}\nspec: {gatewayClassName: waymark, allowedListeners: {namespaces: {from: All}}, infrastructure: {parametersRef: {group: '', kind: ConfigMap, name: params}}, listeners: [{name: tcp, port: 9000, protocol: TCP}, {name: udp, port: 9000, protocol: UDP}, {name: tls, port: 443, protocol: TLS, tls: {mode: Passthrough}}, {name: https, port: 8443, protocol: HTTPS, tls: {certificateRefs: [{name: cert}]}}]}",
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: l4, namespace: a}\nspec: {gatewayClassName: c, listeners: [{name: tcp, port: 9000, protocol: TCP}, {name: udp, port: 9000, protocol: UDP}, {name: tls, port: 443, protocol: TLS, tls: {mode: Passthrough}}, {name: https, port: 8443, protocol: HTTPS, tls: {certificateRefs: [{name: cert}]}}]}",
+    ],
+    &[
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: ListenerSet\nmetadata: {name: set, namespace: b}\nspec: {parentRef: {name: l4, namespace: a}, listeners: [{name: http, port: 80, protocol: HTTP}]}",
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: ListenerSet\nmetadata: {name: set, namespace: b}\nspec: {parentRef: {name: edge, namespace: a}, listeners: [{name: http, port: 81, protocol: HTTP}]}",
+    ],
+    &[
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {name: g, namespace: a}\nspec: {parentRefs: [{name: edge}], rules: [{backendRefs: [{name: web, port: 80}]}]}",
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {name: g, namespace: a}\nspec: {parentRefs: [{kind: ListenerSet, name: set, namespace: b}], rules: [{backendRefs: [{name: web, port: 80}]}]}",
+    ],
+    &[
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: TLSRoute\nmetadata: {name: t, namespace: a}\nspec: {hostnames: [x.example], parentRefs: [{name: l4}], rules: [{backendRefs: [{name: web, port: 80}]}]}",
+    ],
+    &[
+        "apiVersion: gateway.networking.k8s.io/v1alpha2\nkind: TCPRoute\nmetadata: {name: t, namespace: a}\nspec: {parentRefs: [{name: l4, sectionName: tcp}], rules: [{backendRefs: [{name: web, port: 80}]}]}",
+        "apiVersion: gateway.networking.k8s.io/v1alpha2\nkind: TCPRoute\nmetadata: {name: t, namespace: a}\nspec: {parentRefs: [{name: l4}], rules: [{backendRefs: [{name: other, namespace: b, port: 80}]}]}",
+    ],
+    &[
+        "apiVersion: gateway.networking.k8s.io/v1alpha2\nkind: UDPRoute\nmetadata: {name: u, namespace: a}\nspec: {parentRefs: [{name: l4}], rules: [{backendRefs: [{name: web, port: 80}]}]}",
+    ],
+    &[
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {name: b, namespace: a}\nspec: {targetRefs: [{group: '', kind: Service, name: web}], validation: {hostname: x.example, caCertificateRefs: [{group: '', kind: ConfigMap, name: params}]}}",
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {name: b, namespace: a}\nspec: {targetRefs: [{group: '', kind: Service, name: web}], validation: {hostname: x.example, wellKnownCACertificates: System}}",
+    ],
+    &[
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: params, namespace: a}\ndata: {deployment: 'spec: {replicas: 2}'}",
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: params, namespace: a}\ndata: {horizontalPodAutoscaler: 'spec: {maxReplicas: 3}', ca.crt: none}",
+    ],
+    &[
+        "apiVersion: v1\nkind: Secret\nmetadata: {name: cert, namespace: a}\nstringData: {tls.crt: none, tls.key: none}",
+    ],
+    &[
+        "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: t, namespace: a}\nspec: {targetRefs: [{kind: Service, name: web}], jwtRules: [{issuer: i, jwksUri: 'https://i.example/keys'}]}",
+        "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: t, namespace: a}\nspec: {jwtRules: [{issuer: i, jwksUri: 'https://i.example/keys'}]}",
+    ],
+    &[
+        "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: vm, namespace: a}\nspec: {address: 10.0.0.9, labels: {app: web}, ports: {http: 8080}}",
+        "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: vm, namespace: a, labels: {istio.io/use-waypoint: wp}}\nspec: {address: vm.example, labels: {app: db}}",
+    ],
+    &[
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: web-1, namespace: a, labels: {kubernetes.io/service-name: web}}\naddressType: IPv4\nports: [{port: 8080}]\nendpoints: [{addresses: [10.0.0.7]}]",
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: web-1, namespace: a, labels: {kubernetes.io/service-name: other}}\naddressType: IPv4\nendpoints: [{addresses: [10.0.0.7], conditions: {ready: false}}]",
     ],
 ];
 
@@ -153,10 +199,10 @@ fn printed(graph: &Graph) -> Vec<String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn incremental_is_full_recompute(edits in prop::collection::vec(edit(), 1..40)) {
+    fn incremental_is_full_recompute(edits in prop::collection::vec(edit(), 1..60)) {
         let mesh = Mesh::default();
         let (mut stores, mut graph) = (Stores::default(), Graph::default());
         for edit in &edits {
@@ -168,13 +214,24 @@ proptest! {
             if changed.is_empty() {
                 prop_assert_eq!(&before, &after, "nothing was said to have changed");
             }
-            for listener in ["http", "mesh"] {
-                let key = Key { kind: Kind::Gateway, name: Name::new("a", "edge") };
+            let gateway = |name| Key { kind: Kind::Gateway, name: Name::new("a", name) };
+            let set = Key { kind: Kind::ListenerSet, name: Name::new("b", "set") };
+            let listeners = [(gateway("edge"), "http"), (gateway("l4"), "tcp"), (set, "http")];
+            for (key, listener) in listeners {
                 let listened = (key, listener.into());
                 let fresh = Graph::full(&stores, &mesh).table.attached(&listened);
                 prop_assert_eq!(graph.table.attached(&listened), fresh);
             }
         }
+    }
+}
+
+#[test]
+fn every_kind_that_translators_start_from_is_edited() {
+    let edited: BTreeSet<Kind> = FORMS.iter().map(|forms| read(forms[0]).key().kind).collect();
+    for kind in Kind::ALL {
+        let starts = tasks_of(&Key { kind: *kind, name: Name::new("a", "x") }).next().is_some();
+        assert!(!starts || edited.contains(kind), "{}", kind.as_str());
     }
 }
 

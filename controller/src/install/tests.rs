@@ -3,6 +3,7 @@
 //! The chart, filled in.
 
 use super::*;
+use crate::translate::testing::unrestricted;
 
 fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
     let same = |object: &&Value| object["kind"] == kind && object["metadata"]["name"] == name;
@@ -50,6 +51,33 @@ fn the_chart_is_filled_in_with_its_own_values() {
     assert_eq!(served, known);
     let text = serde_json::to_string(&objects).unwrap();
     assert!(!text.contains("{{"), "nothing is left open");
+}
+
+#[test]
+fn controllers_meet_restricted_pod_security_and_parts_of_nodes_give_their_reasons() {
+    let objects = objects("mesh", &[]).unwrap();
+    let of = |kind: &str, name: &str| &find(&objects, kind, name)["spec"]["template"]["spec"];
+    assert_eq!(unrestricted(of("Deployment", "waymark-controller")), [""; 0]);
+    for (name, want) in [("ztunnel", 3), ("waymark-agent", 5)] {
+        let added = &of("DaemonSet", name)["containers"][0]["securityContext"]["capabilities"];
+        assert_eq!(added["drop"], json!(["ALL"]), "{name}");
+        assert_eq!(added["add"].as_array().unwrap().len(), want, "{name}");
+    }
+    // A reason stands above each host path and each list of capabilities.
+    let (_, text) = TEMPLATES.iter().find(|(file, _)| *file == "node.yaml").unwrap();
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    for (at, line) in lines.iter().enumerate() {
+        let above = if line.starts_with("hostPath:") { 2 } else { 1 };
+        let needs = ["hostPath:", "add: [", "hostNetwork:", "hostPID:"];
+        if needs.iter().any(|need| line.starts_with(need)) {
+            let reason = at.checked_sub(above).and_then(|at| lines.get(at));
+            assert!(
+                reason.is_some_and(|reason| reason.starts_with('#')),
+                "line {}: {line}",
+                at + 1
+            );
+        }
+    }
 }
 
 #[test]
@@ -177,6 +205,7 @@ fn the_hook_of_helm_may_remove_every_kind_that_is_installed() {
         assert_eq!(object["metadata"]["annotations"]["helm.sh/hook"], "pre-delete");
     }
     let job = find(&hook, "Job", "waymark-uninstall");
+    assert_eq!(unrestricted(&job["spec"]["template"]["spec"]), [""; 0]);
     let container = &job["spec"]["template"]["spec"]["containers"][0];
     let command = container["command"].as_array().unwrap();
     let command: Vec<&str> = command.iter().map(|word| word.as_str().unwrap()).collect();

@@ -175,6 +175,8 @@ impl Wanted<'_> {
             "serviceAccountName": self.shape.account,
             "terminationGracePeriodSeconds": 30,
             "securityContext": {
+                // Namespaces that enforce `restricted` take no pod without one.
+                "seccompProfile": {"type": "RuntimeDefault"},
                 // Listeners may have low ports, and the process no privilege.
                 "sysctls": [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}],
             },

@@ -4,6 +4,9 @@
 
 use std::collections::BTreeMap;
 
+use policy::mtls;
+
+use crate::api;
 use crate::output::Family;
 use crate::serve::clients::Seen;
 use crate::store::{Key, Kind, Name};
@@ -39,14 +42,30 @@ fn object(family: Family, name: &str) -> Option<Key> {
             };
             (kind, next()?, next()?)
         }
-        Family::Gateway | Family::Listener => (Kind::Gateway, next()?, next()?),
+        Family::Gateway => (Kind::Gateway, next()?, next()?),
+        Family::Listener => {
+            let (namespace, gateway) = (next()?, next()?);
+            match (next()?, next(), next()) {
+                (set_namespace, Some(set), Some(_)) => (Kind::ListenerSet, set_namespace, set),
+                _ => (Kind::Gateway, namespace, gateway),
+            }
+        }
         Family::Authorization | Family::RequestAuthorization => {
-            (Kind::AuthorizationPolicy, next()?, next()?)
+            let (namespace, name) = (next()?, next()?);
+            match name.strip_prefix(mtls::CONVERTED) {
+                Some(source) => (Kind::PeerAuthentication, namespace, source),
+                None => (Kind::AuthorizationPolicy, namespace, name),
+            }
         }
         Family::RequestAuthentication => (Kind::RequestAuthentication, next()?, next()?),
         Family::Address => {
             let (namespace, host) = (next()?, next()?);
-            (Kind::Service, namespace, host.split('.').next()?)
+            let name = host.split('.').next()?;
+            // Other hosts are those of ServiceEntries, which say nothing of the entry's name.
+            if host != api::service_host(namespace, name) {
+                return None;
+            }
+            (Kind::Service, namespace, name)
         }
         Family::Roots | Family::Secret | Family::BackendTls | Family::NodePod => return None,
     };
@@ -63,7 +82,13 @@ mod tests {
             (Family::Route, "HTTPRoute/ns/r/3", "HTTPRoute ns/r"),
             (Family::Listener, "ns/gw/http", "Gateway ns/gw"),
             (Family::Gateway, "ns/gw", "Gateway ns/gw"),
+            (Family::Listener, "ns/gw/infra/set/http", "ListenerSet infra/set"),
             (Family::Authorization, "ns/p", "AuthorizationPolicy ns/p"),
+            (
+                Family::Authorization,
+                "ns/converted_peer_authentication_p",
+                "PeerAuthentication ns/p",
+            ),
             (Family::RequestAuthentication, "ns/p", "RequestAuthentication ns/p"),
             (Family::Address, "ns/web.ns.svc.cluster.local", "Service ns/web"),
         ];
@@ -71,6 +96,9 @@ mod tests {
             assert_eq!(object(family, name).map(|key| key.to_string()).as_deref(), Some(want));
         }
         assert_eq!(object(Family::Secret, "ns/s"), None);
+        for of_nobody in ["ns/web.example.com", "Kubernetes//Pod/ns/web"] {
+            assert_eq!(object(Family::Address, of_nobody), None, "{of_nobody}");
+        }
         assert_eq!(object(Family::Route, ""), None);
     }
 }

@@ -283,3 +283,6 @@ fn govern(made: &mut Workload, labels: &BTreeMap<String, String>, look: &mut Loo
     made.authorization_policies = authorization::selecting(&namespace, labels, look);
     made.authorization_policies.extend(peer_authentication::policies_of(&namespace, labels, look));
 }
+
+#[cfg(test)]
+mod tests;

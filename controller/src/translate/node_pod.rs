@@ -114,3 +114,81 @@ fn target(spec: &PodSpec, host: Option<&str>, port: &IntOrString) -> Option<Prob
     let port = u32::from(pod::target_port(spec, port)?);
     Some(Probe { address, port })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::testing::stores;
+    use super::*;
+    use crate::settings::Mesh;
+
+    #[test]
+    fn every_place_that_the_kubelet_calls_is_told_and_no_other() {
+        let spec: PodSpec = serde_json::from_value(json!({
+            "containers": [
+                {
+                    "name": "a",
+                    "ports": [{"name": "admin", "containerPort": 9000}],
+                    "startupProbe": {"tcpSocket": {"port": 8081}},
+                    "readinessProbe": {"httpGet": {"path": "/", "port": "admin"}},
+                    "livenessProbe": {"grpc": {"port": 8082}},
+                    "lifecycle": {
+                        "postStart": {"httpGet": {"host": "10.0.0.9", "port": 8083}},
+                        "preStop": {"exec": {"command": ["true"]}},
+                    },
+                },
+                {
+                    "name": "b",
+                    "readinessProbe": {"exec": {"command": ["true"]}},
+                    "livenessProbe": {"httpGet": {"port": "of-nobody"}},
+                    "startupProbe": {"tcpSocket": {"host": "other.example", "port": 8084}},
+                },
+            ],
+            "initContainers": [
+                {"name": "c", "restartPolicy": "Always", "readinessProbe": {"grpc": {"port": 8085}}},
+                {"name": "d", "readinessProbe": {"grpc": {"port": 8086}}},
+            ],
+        }))
+        .unwrap();
+        let found: Vec<_> = probes(&spec).into_iter().map(|one| (one.address, one.port)).collect();
+        let any = [8081, 8082, 8085, 9000].map(|port| (Vec::new(), port));
+        let named = (vec![10, 0, 0, 9], 8083);
+        assert_eq!(found, any.into_iter().chain([named]).collect::<Vec<_>>());
+    }
+
+    /// What the agent is told of a pod with these annotations and labels.
+    fn told(annotations: &str, labels: &str) -> Option<NodePod> {
+        let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: {name: n, labels: {istio.io/dataplane-mode: ambient}}\n";
+        let pod = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: p, namespace: n, uid: u, annotations: {{{annotations}}}, labels: {{{labels}}}}}\n\
+             spec: {{nodeName: n1, containers: [{{name: c}}]}}\n"
+        );
+        let (stores, mesh) = (stores(&[namespace, &pod]), Mesh::default());
+        let outputs = run(&Name::new("n", "p"), &mut Lookup::new(&stores, &mesh));
+        outputs.into_iter().find_map(|output| {
+            let Output::Config(config) = output else { return None };
+            match &config.resource {
+                Resource::NodePod(told) => Some(told.clone()),
+                Resource::Plane(_) | Resource::Roots(_) => None,
+            }
+        })
+    }
+
+    #[test]
+    fn annotations_of_a_pod_say_what_of_it_is_captured() {
+        let rows = [
+            ("", (true, false)),
+            ("ambient.istio.io/dns-capture: 'false'", (false, false)),
+            ("ambient.istio.io/dns-capture: 'true'", (true, false)),
+            ("ambient.istio.io/bypass-inbound-capture: 'true'", (true, true)),
+            ("ambient.istio.io/bypass-inbound-capture: 'no'", (true, false)),
+        ];
+        for (annotations, want) in rows {
+            let told = told(annotations, "").unwrap();
+            assert_eq!((told.dns_capture, told.bypass_inbound), want, "{annotations}");
+        }
+        assert_eq!(told("sidecar.istio.io/status: '{}'", ""), None);
+        assert_eq!(told("", "istio.io/dataplane-mode: none"), None);
+    }
+}

@@ -109,6 +109,44 @@ impl Edited {
     }
 }
 
+/// What of a pod the level `restricted` does not take.
+///
+/// Rule: Kubernetes' Pod Security Standards.
+pub(crate) fn unrestricted(pod: &serde_json::Value) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut want = |holds: bool, what: &str| {
+        if !holds {
+            found.push(what.to_owned());
+        }
+    };
+    for name in ["hostNetwork", "hostPID", "hostIPC"] {
+        want(pod[name] != true, name);
+    }
+    let all = |at: &serde_json::Value| at.as_array().cloned().unwrap_or_default();
+    for volume in all(&pod["volumes"]) {
+        let kinds = ["configMap", "projected", "secret", "emptyDir", "downwardAPI"];
+        want(kinds.iter().any(|kind| volume[kind].is_object()), "volumes");
+    }
+    for sysctl in all(&pod["securityContext"]["sysctls"]) {
+        want(sysctl["name"] == "net.ipv4.ip_unprivileged_port_start", "sysctls");
+    }
+    for container in [all(&pod["containers"]), all(&pod["initContainers"])].concat() {
+        let own = &container["securityContext"];
+        let either = |name: &str| {
+            if own[name].is_null() { &pod["securityContext"][name] } else { &own[name] }
+        };
+        want(own["privileged"] != true, "privileged");
+        want(own["allowPrivilegeEscalation"] == false, "allowPrivilegeEscalation");
+        want(all(&own["capabilities"]["drop"]).contains(&"ALL".into()), "capabilities.drop");
+        want(all(&own["capabilities"]["add"]).is_empty(), "capabilities.add");
+        want(*either("runAsNonRoot") == true, "runAsNonRoot");
+        want(*either("runAsUser") != 0, "runAsUser");
+        want(either("seccompProfile")["type"] == "RuntimeDefault", "seccompProfile");
+        want(all(&container["ports"]).iter().all(|port| port["hostPort"].is_null()), "hostPort");
+    }
+    found
+}
+
 /// Outputs of a translator.
 pub(crate) struct Made(pub(crate) Vec<Output>);
 

@@ -7,7 +7,7 @@ use routing::gateway::LogFormat;
 use routing::listener::{ClientValidationMode, Protocol, TlsMode};
 
 use super::super::Translator;
-use super::super::testing::{Edited, Made, certificate, run, secret, stores};
+use super::super::testing::{Edited, Made, certificate, run, secret, stores, unrestricted};
 use crate::output::{Family, Output, Resource};
 use crate::status::Body;
 use crate::store::Kind;
@@ -110,6 +110,44 @@ fn the_objects_of_a_gateway_are_named_and_labelled_as_users_know_them() {
     let pod = &objects[1].value["spec"]["template"]["spec"];
     assert_eq!(pod["serviceAccountName"], "gw-waymark");
     assert_eq!(pod["containers"][0]["args"], serde_json::json!(["proxy", "router"]));
+}
+
+#[test]
+fn the_pods_of_gateways_meet_restricted_pod_security() {
+    for class in ["waymark", "istio-waypoint"] {
+        let object = format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\n\
+             metadata: {{name: gw, namespace: infra}}\nspec:\n  gatewayClassName: {class}\n{HTTP}"
+        );
+        let made = run(&stores(&[&object]), Translator::Gateway, "infra/gw");
+        let pod = &made.object(Kind::Deployment).unwrap()["spec"]["template"]["spec"];
+        assert!(pod["volumes"].is_array(), "as on a cluster");
+        assert_eq!(unrestricted(pod), [""; 0], "{class}");
+    }
+}
+
+#[test]
+fn annotations_name_the_objects_of_a_gateway_and_the_type_of_its_service() {
+    let object = format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata:\n  name: gw\n  \
+         namespace: infra\n  annotations:\n    networking.istio.io/service-type: ClusterIP\n    \
+         gateway.istio.io/name-override: edge\n    gateway.istio.io/service-account: door\n\
+         spec:\n  gatewayClassName: waymark\n{HTTP}"
+    );
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: edge, namespace: infra}\n\
+                   spec: {type: ClusterIP, clusterIP: 10.96.0.7, ports: [{port: 80}]}\n";
+    let made = run(&stores(&[&object, service]), Translator::Gateway, "infra/gw");
+    let named = |kind: Kind| made.object(kind).unwrap()["metadata"]["name"].clone();
+    assert_eq!(named(Kind::Deployment), "edge");
+    assert_eq!(named(Kind::ServiceAccount), "door");
+    assert_eq!(made.object(Kind::Service).unwrap()["spec"]["type"], "ClusterIP");
+    let pod = &made.object(Kind::Deployment).unwrap()["spec"]["template"]["spec"];
+    assert_eq!(pod["serviceAccountName"], "door");
+    // The way out without a load balancer: an address is there, only a proxy is waited for.
+    assert_eq!(made.gateway().0["Programmed"], (false, "Pending"));
+    let Body::Gateway { addresses, .. } = &made.status().body else { panic!() };
+    let host = ("Hostname", "edge.infra.svc.cluster.local".to_owned());
+    assert_eq!(*addresses, [("IPAddress", "10.96.0.7".to_owned()), host]);
 }
 
 #[test]
