@@ -12,20 +12,8 @@ cd "$(dirname "$0")/.."
 name=gateways
 [ "${1:-}" = --name ] && name="$2"
 . tests/cluster/mesh.sh
+. tests/cluster/steps.sh
 
-passed=0
-fail() { say "FAILED: $*"; exit 1; }
-ok() { passed=$((passed + 1)); printf 'ok   %s\n' "$*"; }
-# eventually SECONDS WHAT COMMAND... — until the command succeeds.
-eventually() {
-  local until=$((SECONDS + $1)) what="$2"
-  shift 2
-  while ! "$@" >/dev/null 2>&1; do
-    [ $SECONDS -lt $until ] || fail "$what: $*"
-    sleep 0.2
-  done
-  ok "$what"
-}
 k() { kubectl -n edges "$@"; }
 # is OBJECT JSONPATH VALUE — whether that stands there.
 is() { [ "$(k get "$1" -o jsonpath="$2" --ignore-not-found)" = "$3" ]; }
@@ -147,7 +135,8 @@ ok "and leaves the objects as they were, serving"
 
 # ---- layers that go --------------------------------------------------------------------------
 parameters --from-literal=deployment="$deployment"
-eventually 10 "without their layers the autoscaler goes" gone hpa/edge-waymark
+# The one that leads may only just have begun.
+eventually 30 "without their layers the autoscaler goes" gone hpa/edge-waymark
 eventually 10 "and the budget" gone pdb/edge-waymark
 kubectl -n istio-system create configmap edge-defaults --from-literal=podDisruptionBudget="$budget" >/dev/null
 kubectl -n istio-system label configmap edge-defaults gateway.istio.io/defaults-for-class=waymark >/dev/null
@@ -164,4 +153,4 @@ done
 kubectl delete namespace edges --wait=false >/dev/null
 cluster enter "$target/$profile/waymark" install >/dev/null 2>&1
 rm -rf "$work"
-say "$passed steps passed"
+finish

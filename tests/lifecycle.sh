@@ -12,20 +12,8 @@ cd "$(dirname "$0")/.."
 name=lifecycle cluster_flags=() static_plugin=yes
 [ "${1:-}" = --name ] && name="$2"
 . tests/cluster/mesh.sh
+. tests/cluster/steps.sh
 
-passed=0
-fail() { say "FAILED: $*"; exit 1; }
-ok() { passed=$((passed + 1)); printf 'ok   %s\n' "$*"; }
-# eventually SECONDS WHAT COMMAND... — until the command succeeds.
-eventually() {
-  local until=$((SECONDS + $1)) what="$2"
-  shift 2
-  while ! "$@" >/dev/null 2>&1; do
-    [ $SECONDS -lt $until ] || fail "$what: $*"
-    sleep 0.5
-  done
-  ok "$what"
-}
 waymark() { cluster enter "$target/$profile/waymark" "$@"; }
 k() { kubectl -n shop "$@"; }
 # on_node NODE COMMAND... — in the namespaces of that node, as its kubelet.
@@ -42,12 +30,7 @@ finds() {
 }
 
 application() {
-  local work files
-  work="$(mktemp -d)"
-  mapfile -t files < <({ linked "$(command -v curl)"; echo /bin/busybox=busybox; } | sort -u)
-  image "$work/shop.tar" docker.io/waymark/shop:1 '["/busybox"]' "${files[@]}"
-  cluster load-images "$work/shop.tar"
-  rm -rf "$work"
+  load_tools
   kubectl create namespace shop >/dev/null
   kubectl label namespace shop istio.io/dataplane-mode=ambient >/dev/null
   k apply -f - >/dev/null <<Y
@@ -63,7 +46,7 @@ spec:
       terminationGracePeriodSeconds: 1
       containers:
         - name: web
-          image: docker.io/waymark/shop:1
+          image: $tools
           args: [httpd, -f, -p, "8080", -h, /etc]
           readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}
 ---
@@ -77,7 +60,7 @@ kind: Pod
 metadata: {name: client}
 spec:
   terminationGracePeriodSeconds: 1
-  containers: [{name: client, image: "docker.io/waymark/shop:1", args: [sleep, "100000"]}]
+  containers: [{name: client, image: "$tools", args: [sleep, "100000"]}]
 Y
   k wait --for=condition=Available deployment/web --timeout=90s >/dev/null
   k wait --for=condition=Ready pod/client --timeout=60s >/dev/null
@@ -258,4 +241,4 @@ helm uninstall wm -n istio-system --timeout 300s >/dev/null
 nothing_left
 
 kubectl delete namespace shop --timeout=60s >/dev/null
-echo "test result: ok. $passed passed; 0 failed; 0 ignored"
+finish

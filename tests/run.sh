@@ -3,8 +3,9 @@
 #
 # All tests, cheap ones first; one progress line a stage, counts at the end.
 # Names of stages as arguments run only those: ./tests/run.sh fmt clippy
-# helm takes Go. On a real Kubernetes, which takes Go and root: lifecycle, walkthrough, gateways,
-# faults, conformance. One cluster serves them all. Without Go or root they are skipped, and told.
+# helm takes Go. On a real Kubernetes, which takes Go and root: clusters, which starts two of its
+# own, and lifecycle, walkthrough, gateways, tokens, faults, conformance, which one cluster serves.
+# Without Go or root they are skipped, and told.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 . tests/setup.sh
@@ -98,12 +99,14 @@ takes() {
 if need_go 2>/dev/null; then stage helm tests/helm.sh; else takes Go helm; fi
 
 on_cluster() {
-  local stages=(lifecycle walkthrough gateways faults conformance) cluster="tests-$$"
-  named "${stages[@]}" || return 0
+  local stages=(lifecycle walkthrough gateways tokens faults conformance) cluster="tests-$$"
+  named clusters "${stages[@]}" || return 0
   if [ "$(id -u)" -ne 0 ] || ! need_go 2>/dev/null; then
-    takes "root and Go" "${stages[@]}"
+    takes "root and Go" clusters "${stages[@]}"
     return
   fi
+  stage clusters timeout 30m tests/clusters.sh
+  named "${stages[@]}" || return 0
   # shellcheck disable=SC2064
   trap "tests/cluster.sh down --name '$cluster'; rm -rf '$logs'" EXIT
   [ ${#only[@]} -eq 0 ] || only+=(cluster)
@@ -113,6 +116,7 @@ on_cluster() {
   stage lifecycle timeout 30m tests/lifecycle.sh --name "$cluster"
   stage walkthrough timeout 30m tests/walkthrough.sh --name "$cluster"
   stage gateways timeout 30m tests/gateways.sh --name "$cluster"
+  stage tokens timeout 30m tests/tokens.sh --name "$cluster"
   stage faults timeout 30m tests/faults.sh --name "$cluster"
   stage conformance timeout 30m tests/conformance.sh --name "$cluster"
   tests/cluster.sh down --name "$cluster"

@@ -12,20 +12,8 @@ cd "$(dirname "$0")/.."
 name=walkthrough
 [ "${1:-}" = --name ] && name="$2"
 . tests/cluster/mesh.sh
+. tests/cluster/steps.sh
 
-passed=0
-fail() { say "FAILED: $*"; exit 1; }
-ok() { passed=$((passed + 1)); printf 'ok   %s\n' "$*"; }
-# eventually SECONDS WHAT COMMAND... — until the command succeeds.
-eventually() {
-  local until=$((SECONDS + $1)) what="$2"
-  shift 2
-  while ! "$@" >/dev/null 2>&1; do
-    [ $SECONDS -lt $until ] || fail "$what: $*"
-    sleep 0.2
-  done
-  ok "$what"
-}
 k() { kubectl -n bookinfo "$@"; }
 
 # ---- images of ours under the names that the manifests use ----------------------------------
@@ -177,4 +165,4 @@ wait "$loader" || true
 ok "page under load all the while: $lost failed"
 [ "$lost" -eq 0 ] || fail "$lost requests failed"
 kubectl delete namespace bookinfo --timeout=60s >/dev/null
-echo "test result: ok. $passed passed; 0 failed; 0 ignored"
+finish

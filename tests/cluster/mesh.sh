@@ -4,8 +4,8 @@
 # the name of the cluster in `name`; cargo's profile in `profile`, unless it is `debug`.
 #
 # Gives: binaries (folder of the cluster's programs), cluster, kubectl, need_cluster, load_mesh,
-# gateway_api, need_mesh (all of them, and `install`), and brought_up when the cluster is to be
-# taken down at the end. Takes: cluster_flags for `up`.
+# gateway_api, need_mesh (all of them, and `install`), load_tools, and brought_up when the cluster
+# is to be taken down at the end. Takes: cluster_flags for `up`.
 
 profile="${profile:-debug}"
 
@@ -18,13 +18,14 @@ linked() {
   ldd "$1" 2>/dev/null | grep -o '/[^ ]*' | while read -r library; do echo "$library=${library#/}"; done
 }
 
-# need_cluster — brings it up unless it runs; then it is taken down at the end.
+# need_cluster — brings it up unless it runs; then it is taken down at the end, by the script's
+# own trap if it has set one.
 need_cluster() {
   need_basics
   need_packages jq:jq openssl:openssl curl:curl
   binaries="$(tests/cluster/build.sh)"
   cluster status >/dev/null 2>&1 && return 0
-  trap 'cluster down' EXIT
+  [ -n "$(trap -p EXIT)" ] || trap 'cluster down' EXIT
   brought_up=yes
   cluster up "${cluster_flags[@]}"
 }
@@ -60,4 +61,16 @@ need_mesh() {
   load_mesh
   gateway_api
   cluster enter "$target/$profile/waymark" install
+}
+
+# What tests run in pods: busybox, and curl as /usr/local/bin/curl.
+tools=localhost/waymark/tools:test
+# load_tools — brings it to the nodes.
+load_tools() {
+  local work files
+  work="$(mktemp -d)"
+  mapfile -t files < <({ linked "$(command -v curl)"; echo /bin/busybox=busybox; } | sort -u)
+  image "$work/tools.tar" "$tools" '["/busybox"]' "${files[@]}"
+  cluster load-images "$work/tools.tar"
+  rm -rf "$work"
 }
