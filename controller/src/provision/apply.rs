@@ -20,7 +20,7 @@ use super::overlay;
 use crate::api;
 use crate::app::Hub;
 use crate::lead::dirty::{self, Outbox};
-use crate::output::{Output, OutputKey};
+use crate::output::{Output, OutputKey, Table};
 use crate::source::kubernetes::Cluster;
 use crate::store::{Key, Kind, Name, Stores};
 
@@ -75,7 +75,7 @@ pub async fn run(
             refused = Refused::default();
             continue;
         }
-        for key in keys {
+        for key in with_left_over(&hub, keys) {
             match write(&hub, &cluster, &key).await {
                 Ok(()) => {
                     refused.tries.remove(&key);
@@ -114,14 +114,42 @@ fn left_over(stores: &Stores, wanted: &BTreeSet<Key>, gateways: &BTreeSet<Name>)
         let keys = stores.names(kind).into_iter().map(move |name| Key { kind, name });
         keys.filter(|key| !wanted.contains(key))
     });
-    let left = keys.filter(|key| {
-        let Some(object) = stores.object(key) else { return false };
-        let owners = object.meta().owner_references.iter().flatten();
-        let mut owners = owners.filter(|owner| owner.kind == Kind::Gateway.as_str());
-        is_managed(object.meta())
-            && owners.any(|owner| gateways.contains(&Name::new(&key.name.namespace, &owner.name)))
-    });
-    left.collect()
+    keys.filter(|key| is_gateways(stores, key, |gateway| gateways.contains(gateway))).collect()
+}
+
+/// `keys`, and what a controller before this one made for their Gateways that these want no more:
+/// what was refused when this one began to lead may be accepted only now.
+fn with_left_over(hub: &Hub, keys: BTreeSet<Key>) -> BTreeSet<Key> {
+    let state = hub.read();
+    let left = left_beside(&state.stores, &state.graph.table, &keys);
+    keys.into_iter().chain(left).collect()
+}
+
+/// Objects with the names of `keys` that the Gateways of these do not want.
+fn left_beside(stores: &Stores, table: &Table, keys: &BTreeSet<Key>) -> Vec<Key> {
+    let mut left = Vec::new();
+    for key in keys {
+        let wanted = table.get(&OutputKey::Object(key.clone()));
+        let Some(Output::Object(manifest)) = wanted else { continue };
+        for (_, kind) in overlay::KEYS {
+            let beside = Key { kind, name: key.name.clone() };
+            if table.get(&OutputKey::Object(beside.clone())).is_none()
+                && is_gateways(stores, &beside, |gateway| *gateway == manifest.owner)
+            {
+                left.push(beside);
+            }
+        }
+    }
+    left
+}
+
+/// Whether an object is managed here, and of a Gateway that `is_one` takes.
+fn is_gateways(stores: &Stores, key: &Key, is_one: impl Fn(&Name) -> bool) -> bool {
+    let Some(object) = stores.object(key) else { return false };
+    let owners = object.meta().owner_references.iter().flatten();
+    let mut owners = owners.filter(|owner| owner.kind == Kind::Gateway.as_str());
+    is_managed(object.meta())
+        && owners.any(|owner| is_one(&Name::new(&key.name.namespace, &owner.name)))
 }
 
 async fn write(hub: &Hub, cluster: &Cluster, key: &Key) -> kube::Result<()> {
@@ -165,17 +193,18 @@ fn is_managed(meta: &ObjectMeta) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::translate::testing::stores;
+    use crate::translate::testing::{Edited, stores};
+
+    fn scaler(name: &str, gateway: &str, label: &str) -> String {
+        format!(
+            "apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata:\n  name: {name}\n  \
+             namespace: n\n  labels: {{{label}: c}}\n  ownerReferences: [{{apiVersion: g/v1, kind: Gateway, \
+             name: {gateway}, uid: u}}]\nspec: {{maxReplicas: 1, scaleTargetRef: {{kind: D, name: d}}}}\n"
+        )
+    }
 
     #[test]
     fn what_an_earlier_controller_made_goes_unless_its_gateway_is_in_doubt() {
-        let scaler = |name: &str, gateway: &str, label: &str| {
-            format!(
-                "apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata:\n  name: {name}\n  \
-                 namespace: n\n  labels: {{{label}: c}}\n  ownerReferences: [{{apiVersion: g/v1, kind: Gateway, \
-                 name: {gateway}, uid: u}}]\nspec: {{maxReplicas: 1, scaleTargetRef: {{kind: D, name: d}}}}\n"
-            )
-        };
         let texts = [
             scaler("left", "good", api::MANAGED),
             scaler("wanted", "good", api::MANAGED),
@@ -188,6 +217,29 @@ mod tests {
         let gateways = BTreeSet::from([Name::new("n", "good")]);
         let left = left_over(&stores, &BTreeSet::from([key("wanted")]), &gateways);
         assert_eq!(left, [key("left")]);
+    }
+
+    #[test]
+    fn what_an_earlier_controller_made_goes_once_its_gateway_is_in_doubt_no_more() {
+        let mut edited = Edited::default();
+        edited.put(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: gw, namespace: n}\n\
+             spec:\n  gatewayClassName: waymark\n  listeners: [{name: http, port: 80, protocol: HTTP}]\n",
+        );
+        let key = |kind| Key { kind, name: Name::new("n", "gw-waymark") };
+        let written = BTreeSet::from([key(Kind::Deployment), key(Kind::Service)]);
+        let cases: [(&str, &str, &[Kind]); 3] = [
+            ("gw", api::MANAGED, &[Kind::HorizontalPodAutoscaler]),
+            ("other", api::MANAGED, &[]),
+            ("gw", "app", &[]),
+        ];
+        for (gateway, label, want) in cases {
+            let stores = stores(&[&scaler("gw-waymark", gateway, label)]);
+            let left: BTreeSet<Key> =
+                left_beside(&stores, edited.table(), &written).into_iter().collect();
+            let want: BTreeSet<Key> = want.iter().map(|kind| key(*kind)).collect();
+            assert_eq!(left, want, "{gateway} {label}");
+        }
     }
 
     #[test]
