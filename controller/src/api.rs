@@ -38,8 +38,13 @@ pub const WORKLOAD_NAME: &str = "service.istio.io/workload-name";
 pub const REGION: &str = "topology.kubernetes.io/region";
 /// Label on Node: zone.
 pub const ZONE: &str = "topology.kubernetes.io/zone";
-/// Label on Node: third level of locality.
+/// Label on Node, Pod or WorkloadEntry: third level of locality.
 pub const SUBZONE: &str = "topology.istio.io/subzone";
+
+/// Label: network of a WorkloadEntry that names none in its spec.
+pub const NETWORK: &str = "topology.istio.io/network";
+/// Label on Pod or WorkloadEntry: `http` if it takes HBONE by itself.
+pub const TUNNEL: &str = "networking.istio.io/tunnel";
 
 /// Annotation on Pod: `enabled` once its capture is proven.
 pub const REDIRECTION: &str = "ambient.istio.io/redirection";

@@ -122,6 +122,7 @@ impl Graph {
 /// The tasks whose primary object is `key`.
 fn tasks_of(key: &Key) -> impl Iterator<Item = TaskId> {
     let translators: &[Translator] = match key.kind {
+        Kind::Namespace => &[Translator::Namespace],
         Kind::Pod => &[Translator::Workload, Translator::NodePod],
         Kind::Service => &[Translator::Service],
         Kind::EndpointSlice => &[Translator::EndpointSlice],
@@ -140,8 +141,7 @@ fn tasks_of(key: &Key) -> impl Iterator<Item = TaskId> {
         Kind::RequestAuthentication => &[Translator::RequestAuthentication],
         Kind::ServiceEntry => &[Translator::ServiceEntry],
         Kind::WorkloadEntry => &[Translator::WorkloadEntry],
-        Kind::Namespace
-        | Kind::Node
+        Kind::Node
         | Kind::ServiceAccount
         | Kind::ConfigMap
         | Kind::Deployment

@@ -21,6 +21,7 @@ use crate::graph::TaskId;
 use crate::provision::manifest::Manifest;
 use crate::status::Status;
 use crate::store::{Key, Name};
+use crate::translate::not_served::NotServed;
 
 /// The resource families of the delta stream.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -229,6 +230,8 @@ pub enum Output {
     Object(Arc<Manifest>),
     /// Which listeners a route is attached to: they count it.
     Attached(Key, Arc<BTreeSet<Listened>>),
+    /// What of an object is not served.
+    NotServed(Arc<NotServed>),
 }
 
 /// A Gateway or ListenerSet, and the name of one of its listeners.
@@ -245,6 +248,8 @@ pub enum OutputKey {
     Object(Key),
     /// The attachment of a route.
     Attached(Key),
+    /// What of an object is not served.
+    NotServed(Key),
 }
 
 impl Output {
@@ -257,6 +262,7 @@ impl Output {
             Self::Status(status) => OutputKey::Status(status.key.clone()),
             Self::Object(manifest) => OutputKey::Object(manifest.key.clone()),
             Self::Attached(route, _) => OutputKey::Attached(route.clone()),
+            Self::NotServed(told) => OutputKey::NotServed(told.key.clone()),
         }
     }
 }
@@ -319,6 +325,19 @@ impl Table {
     /// Every output, in no order.
     pub fn all(&self) -> impl Iterator<Item = (&OutputKey, &Output)> {
         self.makers.iter().filter_map(|(key, makers)| Some((key, makers.first()?)))
+    }
+
+    /// What is not served, in order of its objects.
+    pub fn not_served(&self) -> Vec<&NotServed> {
+        let told = self.all().filter_map(|(_, output)| match output {
+            Output::NotServed(told) => Some(told.as_ref()),
+            Output::Config(_) | Output::Status(_) | Output::Object(_) | Output::Attached(..) => {
+                None
+            }
+        });
+        let mut told: Vec<_> = told.collect();
+        told.sort_by(|a, b| a.key.cmp(&b.key));
+        told
     }
 
     /// How many routes a listener serves.

@@ -5,9 +5,10 @@
 //! Owns: one file per Gateway with all its objects, replaced atomically, removed with its
 //! Gateway. What they look like is [`manifest`]'s, what users change of it [`overlay`]'s; to
 //! Kubernetes [`apply`] writes them, [`roots`] the root certificate, [`mark`] what is proven of
-//! pods; [`untaint`] takes the startup taint off nodes.
+//! pods, [`events`] what of an object is not served; [`untaint`] takes the startup taint off nodes.
 
 pub mod apply;
+pub mod events;
 pub mod manifest;
 pub mod mark;
 pub mod overlay;
@@ -46,7 +47,7 @@ impl Writer {
             OutputKey::Object(_) => true,
             // Of a Gateway whose parameters were refused from the start nothing else goes.
             OutputKey::Status(of) => of.kind == Kind::Gateway && table.get(key).is_none(),
-            OutputKey::Config(..) | OutputKey::Attached(_) => false,
+            OutputKey::Config(..) | OutputKey::Attached(_) | OutputKey::NotServed(_) => false,
         };
         let concerned = changed.iter().any(concerned);
         if !concerned && self.swept {
@@ -127,7 +128,7 @@ impl Writer {
 }
 
 /// Gateways whose parameters are refused: what they want cannot be told.
-fn doubtful(table: &Table) -> BTreeSet<Name> {
+pub(crate) fn doubtful(table: &Table) -> BTreeSet<Name> {
     let refused = |status: &Status| match &status.body {
         Body::Gateway { conditions, .. } => {
             conditions.iter().any(|condition| condition.reason == INVALID_PARAMETERS)
@@ -140,7 +141,11 @@ fn doubtful(table: &Table) -> BTreeSet<Name> {
     };
     let names = table.all().filter_map(|(_, output)| match output {
         Output::Status(status) if refused(status) => Some(status.key.name.clone()),
-        Output::Status(_) | Output::Config(_) | Output::Object(_) | Output::Attached(..) => None,
+        Output::Status(_)
+        | Output::Config(_)
+        | Output::Object(_)
+        | Output::Attached(..)
+        | Output::NotServed(_) => None,
     });
     names.collect()
 }

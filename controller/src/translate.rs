@@ -21,6 +21,7 @@ pub mod leave;
 pub mod listener;
 pub mod listener_set;
 pub mod node_pod;
+pub mod not_served;
 pub mod parameters;
 pub mod peer_authentication;
 pub mod pod;
@@ -47,6 +48,8 @@ use crate::store::{Kind, Name};
 pub enum Translator {
     /// What holds for the whole mesh and belongs to no single object.
     Mesh,
+    /// Namespaces: what they ask for that is not served.
+    Namespace,
     /// Pods as workloads.
     Workload,
     /// Pods as their agents see them.
@@ -92,6 +95,7 @@ impl Translator {
     pub fn primary(self) -> Option<Kind> {
         match self {
             Self::Mesh => None,
+            Self::Namespace => Some(Kind::Namespace),
             Self::Workload | Self::NodePod => Some(Kind::Pod),
             Self::Service => Some(Kind::Service),
             Self::EndpointSlice => Some(Kind::EndpointSlice),
@@ -115,8 +119,9 @@ impl Translator {
 
     /// Outputs for the primary object `name`; none if it is not there.
     pub fn run(self, name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
-        match self {
+        let mut outputs = match self {
             Self::Mesh => [roots::run(look), peer_authentication::run_mesh(look)].concat(),
+            Self::Namespace => Vec::new(),
             Self::Workload => workload::run(name, look),
             Self::NodePod => node_pod::run(name, look),
             Self::Service => service::run(name, look),
@@ -136,6 +141,10 @@ impl Translator {
             Self::TcpRoute => l4_route::run_tcp(name, look),
             Self::UdpRoute => l4_route::run_udp(name, look),
             Self::BackendTls => backend_tls::run(name, look),
-        }
+        };
+        // Pods have two translators; one tells.
+        let tells = self.primary().filter(|_| self != Self::NodePod);
+        outputs.extend(tells.and_then(|kind| not_served::run(kind, name, look)));
+        outputs
     }
 }

@@ -58,7 +58,9 @@ impl Bookinfo {
         let graph = Graph::full(&self.stores, &self.mesh);
         let made = graph.table.all().filter_map(|(_, output)| match output {
             Output::Object(manifest) => Some(Arc::clone(manifest)),
-            Output::Config(_) | Output::Status(_) | Output::Attached(..) => None,
+            Output::Config(_) | Output::Status(_) | Output::Attached(..) | Output::NotServed(_) => {
+                None
+            }
         });
         for manifest in made.collect::<Vec<_>>() {
             self.stores.put(manifest.key.kind.read(manifest.value.clone()).unwrap());

@@ -215,6 +215,7 @@ pub(super) fn status(hub: &Hub) -> Value {
         "ca": super::ca::summary(hub, &state),
         "refused": refused,
         "problems": state.problems,
+        "notServed": not_served(&state),
         "pods": pods(&state, hub),
         "agents": agents(&state),
         "leaving": leave::order(&mut Lookup::new(&state.stores, &hub.mesh)).map(|order| order.id.to_string()),
@@ -222,6 +223,15 @@ pub(super) fn status(hub: &Hub) -> Value {
         "udp": coverage::udp(&state),
         "resources": resources,
     })
+}
+
+/// What objects ask for that is not served.
+fn not_served(state: &State) -> Vec<Value> {
+    let told = state.graph.table.not_served();
+    let lines = told.into_iter().flat_map(|told| {
+        told.notes.iter().map(|note| json!({"object": told.key.to_string(), "message": note}))
+    });
+    lines.collect()
 }
 
 /// The controller that leads, if another does and this one hears it.

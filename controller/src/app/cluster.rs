@@ -17,7 +17,7 @@ use crate::ca::token::TokenKey;
 use crate::ca::{files, root, secret};
 use crate::lead::dirty::Outbox;
 use crate::lead::{self, Candidate, Leader};
-use crate::output::OutputKey;
+use crate::output::{Output, OutputKey};
 use crate::provision::{self, Writer};
 use crate::settings::Settings;
 use crate::source::Batch;
@@ -25,7 +25,7 @@ use crate::source::folder::Folders;
 use crate::source::kubernetes::{Cluster, Watches};
 use crate::source::selected::Selected;
 use crate::store::facts::FactKey;
-use crate::store::{Kind, ReadKey};
+use crate::store::{Key, Kind, ReadKey};
 
 /// Where objects come from.
 #[derive(Debug)]
@@ -72,14 +72,21 @@ impl Sink {
         changed: &BTreeSet<OutputKey>,
     ) {
         match self {
-            Self::Nowhere => {}
-            Self::Directory(writer) => writer.write(&state.graph.table, changed),
+            Self::Nowhere => log_not_served(state, changed),
+            Self::Directory(writer) => {
+                log_not_served(state, changed);
+                writer.write(&state.graph.table, changed);
+            }
             Self::Cluster(outbox) => {
                 let object = |key: &OutputKey| match key {
                     OutputKey::Object(key) => Some(key.clone()),
-                    OutputKey::Config(..) | OutputKey::Status(_) | OutputKey::Attached(_) => None,
+                    OutputKey::Config(..)
+                    | OutputKey::Status(_)
+                    | OutputKey::Attached(_)
+                    | OutputKey::NotServed(_) => None,
                 };
                 outbox.objects.add(changed.iter().filter_map(object));
+                outbox.not_served.add(changed.iter().filter_map(not_served).cloned());
                 // Somebody changed or deleted what we keep: it is put back.
                 let kept = |key: &ReadKey| match key {
                     ReadKey::Object(key) => {
@@ -111,6 +118,27 @@ impl Sink {
         let changed = state.board.take_changed();
         if let Self::Cluster(outbox) = self {
             outbox.statuses.add(changed);
+        }
+    }
+}
+
+/// The object of which something is not served, or is now.
+fn not_served(changed: &OutputKey) -> Option<&Key> {
+    match changed {
+        OutputKey::NotServed(key) => Some(key),
+        OutputKey::Config(..)
+        | OutputKey::Status(_)
+        | OutputKey::Object(_)
+        | OutputKey::Attached(_) => None,
+    }
+}
+
+/// Where nobody can be told on the object, the log tells.
+fn log_not_served(state: &State, changed: &BTreeSet<OutputKey>) {
+    for key in changed.iter().filter(|key| not_served(key).is_some()) {
+        let Some(Output::NotServed(told)) = state.graph.table.get(key) else { continue };
+        for note in &told.notes {
+            tracing::warn!(object = %told.key, note, "not served");
         }
     }
 }
@@ -246,6 +274,12 @@ impl Writers {
                         leading.clone(),
                     )),
                     Box::pin(provision::mark::run(
+                        Arc::clone(hub),
+                        Arc::clone(&cluster),
+                        Arc::clone(&outbox),
+                        leading.clone(),
+                    )),
+                    Box::pin(provision::events::run(
                         Arc::clone(hub),
                         Arc::clone(&cluster),
                         Arc::clone(&outbox),

@@ -194,6 +194,20 @@ fn report(name: &str, status: &Value, ills: &[String], wide: bool) -> String {
     text_out
 }
 
+/// What objects ask for that is not served; the same of several in one line.
+fn not_served(status: &Value) -> impl Iterator<Item = String> {
+    let mut told: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for one in items(status, "/notServed") {
+        told.entry(text(one, "/message")).or_default().push(text(one, "/object"));
+    }
+    told.into_iter().map(|(message, objects)| match objects.as_slice() {
+        [first, others @ ..] if !others.is_empty() => {
+            format!("{first} and {} more: {message}", others.len())
+        }
+        objects => format!("{}: {message}", objects.concat()),
+    })
+}
+
 /// The state of the whole, in one line.
 fn summary(status: &Value) -> String {
     let pods: Vec<&Value> = items(status, "/pods").collect();
@@ -301,6 +315,7 @@ fn notes(status: &Value) -> Vec<String> {
         .filter(|problem| flag(problem, "/in_force"))
         .map(problem)
         .collect();
+    notes.extend(not_served(status));
     if let Leadership::Of(leader) = leadership(status) {
         notes.push(format!(
             "the controller that answers follows {leader}, which alone knows of all proxies; to be \
@@ -359,6 +374,11 @@ mod tests {
                 {"file": "a.yaml", "line": 3, "object": "Pod n/x", "field": "spec.x", "message": "bad", "in_force": false},
                 {"file": "b.yaml", "line": 0, "message": "odd", "in_force": true},
             ],
+            "notServed": [
+                {"object": "Pod n/a", "message": "label x=1 is not served: y"},
+                {"object": "Pod n/b", "message": "label x=1 is not served: y"},
+                {"object": "Service n/s", "message": "label z=1 is not served: y"},
+            ],
             "refused": [
                 {"object": "HTTPRoute n/r", "type": "Accepted", "reason": "NoMatch", "message": "m"},
                 {"object": "HTTPRoute n/r", "type": "Programmed", "reason": "NoMatch", "message": "m"},
@@ -383,7 +403,12 @@ mod tests {
                 "node node-1: no agent is connected",
             ]
         );
-        assert_eq!(notes(&status), ["b.yaml: odd"]);
+        let told = [
+            "b.yaml: odd",
+            "Pod n/a and 1 more: label x=1 is not served: y",
+            "Service n/s: label z=1 is not served: y",
+        ];
+        assert_eq!(notes(&status), told);
 
         status["leads"] = false.into();
         assert!(ills(&status).last().unwrap().starts_with("no controller leads"));

@@ -123,6 +123,7 @@ fn secrets_may_be_watched_by_name_and_those_of_the_authority_read() {
         (&json!(["patch"]), &json!(["istio-ca-root-cert"])),
     ];
     assert_eq!(rules(role, "configmaps"), maps);
+    assert_eq!(rules(role, "events"), [(&json!(["create"]), &none)]);
     let own = find(&all, "Role", "waymark-controller");
     let authority = json!([crate::ca::secret::OWN, crate::ca::secret::PLUGGED]);
     let read = json!(["get", "list", "watch"]);

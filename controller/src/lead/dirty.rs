@@ -63,6 +63,8 @@ pub struct Outbox {
     pub objects: Dirty<Key>,
     /// Pods by UID whose proven state changed.
     pub pods: Dirty<String>,
+    /// Objects of which something is not served, or is now.
+    pub not_served: Dirty<Key>,
     /// Nodes by name that changed, or of which something was reported.
     pub nodes: Dirty<String>,
 }

@@ -128,6 +128,12 @@ impl Cluster {
         })
     }
 
+    /// Group and version under which a kind is served; none if it is not.
+    pub fn api_version(&self, kind: Kind) -> Option<String> {
+        let served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
+        served.get(&kind).map(|resource| resource.api_version.clone())
+    }
+
     /// What stands as the status of an object; none if it is not there.
     pub fn standing(&self, key: &Key) -> Option<Standing> {
         let standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);

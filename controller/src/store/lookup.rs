@@ -42,6 +42,12 @@ impl<'a> Lookup<'a> {
         found
     }
 
+    /// The UID of an object; none without an apiserver.
+    pub fn uid(&mut self, key: &Key) -> Option<Arc<str>> {
+        self.reads.insert(ReadKey::Object(key.clone()));
+        self.stores.object(key)?.meta().uid.as_deref().map(Arc::from)
+    }
+
     /// The objects under an index value, in order of their names.
     pub fn list<K: Stored>(&mut self, index: Index, value: &str) -> Vec<&'a Arc<K>> {
         self.reads.insert(ReadKey::Index(K::KIND, index, value.into()));

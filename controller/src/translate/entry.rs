@@ -88,7 +88,9 @@ pub fn run_workload(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
         format!("{cluster}/networking.istio.io/WorkloadEntry/{}/{}", name.namespace, name.name);
     let Some(mut made) = base(&uid, &name.namespace, &object.spec, look) else { return Vec::new() };
     made.name = Arc::clone(&name.name);
-    made.workload_name = Arc::clone(&name.name);
+    let named = label(Some(&labels), api::WORKLOAD_NAME);
+    made.workload_name = named.map_or_else(|| Arc::clone(&name.name), Arc::from);
+    place_by(&labels, &mut made);
     name_for_telemetry(&mut made, &labels);
     for service in workload::selecting(&name.namespace, &labels, look) {
         let service_name = service.metadata.name.as_deref().unwrap_or_default();
@@ -260,14 +262,27 @@ fn base(
     }
     made.network = spec.network.as_deref().unwrap_or_default().into();
     made.capacity = spec.weight.unwrap_or(1);
-    if label(Some(&spec.labels), "networking.istio.io/tunnel") == Some("http") {
-        made.tunnel = TunnelProtocol::Hbone;
-        made.native_tunnel = true;
-    }
     let mut parts = spec.locality.as_deref().unwrap_or_default().splitn(3, '/');
     let mut part = || parts.next().unwrap_or_default().into();
     made.locality = Locality { region: part(), zone: part(), subzone: part() };
+    place_by(&spec.labels, &mut made);
     Some(made)
+}
+
+/// What labels say of where a workload is and how it is reached, unless its fields say it.
+fn place_by(labels: &BTreeMap<String, String>, made: &mut Workload) {
+    let said = |key| label(Some(labels), key);
+    if said(api::TUNNEL) == Some("http") {
+        made.tunnel = TunnelProtocol::Hbone;
+        made.native_tunnel = true;
+    }
+    for (field, key) in
+        [(&mut made.network, api::NETWORK), (&mut made.locality.subzone, api::SUBZONE)]
+    {
+        if field.is_empty() {
+            *field = said(key).unwrap_or_default().into();
+        }
+    }
 }
 
 fn name_for_telemetry(made: &mut Workload, labels: &BTreeMap<String, String>) {

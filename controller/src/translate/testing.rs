@@ -76,7 +76,10 @@ impl Edited {
         let changed = self.graph.run(&self.stores, &Mesh::default(), &touched);
         let names = changed.into_iter().filter_map(|key| match key {
             OutputKey::Config(_, name) => Some(name.to_string()),
-            OutputKey::Status(_) | OutputKey::Object(_) | OutputKey::Attached(_) => None,
+            OutputKey::Status(_)
+            | OutputKey::Object(_)
+            | OutputKey::Attached(_)
+            | OutputKey::NotServed(_) => None,
         });
         names.collect()
     }
@@ -94,7 +97,9 @@ impl Edited {
         let key = OutputKey::Object(Key { kind, name: Name::new(namespace, name) });
         match self.graph.table.get(&key)? {
             Output::Object(manifest) => Some(&manifest.value),
-            Output::Config(_) | Output::Status(_) | Output::Attached(..) => None,
+            Output::Config(_) | Output::Status(_) | Output::Attached(..) | Output::NotServed(_) => {
+                None
+            }
         }
     }
 
@@ -162,14 +167,18 @@ impl Made {
     pub(crate) fn object(&self, kind: Kind) -> Option<&serde_json::Value> {
         self.0.iter().find_map(|output| match output {
             Output::Object(manifest) => (manifest.key.kind == kind).then_some(&manifest.value),
-            Output::Config(_) | Output::Status(_) | Output::Attached(..) => None,
+            Output::Config(_) | Output::Status(_) | Output::Attached(..) | Output::NotServed(_) => {
+                None
+            }
         })
     }
 
     pub(crate) fn status(&self) -> &Status {
         let found = self.0.iter().find_map(|output| match output {
             Output::Status(status) => Some(&**status),
-            Output::Config(_) | Output::Object(_) | Output::Attached(..) => None,
+            Output::Config(_) | Output::Object(_) | Output::Attached(..) | Output::NotServed(_) => {
+                None
+            }
         });
         found.expect("a status")
     }
@@ -180,7 +189,9 @@ impl Made {
                 Resource::Plane(plane) => Some((plane, &config.scope)),
                 Resource::NodePod(_) | Resource::Roots(_) => None,
             },
-            Output::Status(_) | Output::Object(_) | Output::Attached(..) => None,
+            Output::Status(_) | Output::Object(_) | Output::Attached(..) | Output::NotServed(_) => {
+                None
+            }
         })
     }
 

@@ -86,6 +86,11 @@ enum Traffic {
 }
 
 impl Serves {
+    /// Tells whether traffic to addresses of workloads is among it.
+    pub fn is_for_workloads(self) -> bool {
+        self.covers(Traffic::Workload)
+    }
+
     fn covers(self, traffic: Traffic) -> bool {
         match self {
             Self::All => true,
@@ -104,6 +109,22 @@ pub fn of_service(meta: &ObjectMeta, look: &mut Lookup<'_>) -> Option<Binding> {
 /// The waypoint of a pod or WorkloadEntry.
 pub fn of_workload(meta: &ObjectMeta, look: &mut Lookup<'_>) -> Option<Binding> {
     find(meta, Traffic::Workload, look)
+}
+
+/// The waypoint that a workload or namespace itself names, how it stands and what it is for;
+/// none if it names none.
+pub fn named(meta: &ObjectMeta, look: &mut Lookup<'_>) -> Option<(Name, State, Serves)> {
+    let own = label(meta.labels.as_ref(), api::USE_WAYPOINT).is_some();
+    if !own || is_gateways_own(meta) {
+        return None;
+    }
+    let (gateway, _) = declared(meta, look)?;
+    let Some(object) = look.get::<Gateway>(&gateway.namespace, &gateway.name) else {
+        return Some((gateway, State::Absent, Serves::All));
+    };
+    let namespace = meta.namespace.as_deref().unwrap_or_default();
+    let (serves, state) = judge(object, &gateway, (namespace, Traffic::Workload), look);
+    Some((gateway, state, serves))
 }
 
 /// Tells whether the object was made for a waypoint, which never gets one itself.
@@ -134,9 +155,22 @@ fn find(meta: &ObjectMeta, traffic: Traffic, look: &mut Lookup<'_>) -> Option<Bi
     if is_waypoints_own(meta) || (traffic == Traffic::Workload && is_gateways_own(meta)) {
         return None;
     }
+    let (gateway, explicit) = declared(meta, look)?;
+    let Some(object) = look.get::<Gateway>(&gateway.namespace, &gateway.name) else {
+        return Some(absent(gateway, traffic, look));
+    };
+    let namespace = meta.namespace.as_deref().unwrap_or_default();
+    let (serves, state) = judge(object, &gateway, (namespace, traffic), look);
+    if !serves.covers(traffic) && (!explicit || traffic == Traffic::Workload) {
+        return None;
+    }
+    Some(binding(object, gateway, state, serves, look))
+}
+
+/// The Gateway that is named, and whether the object itself names it.
+fn declared(meta: &ObjectMeta, look: &mut Lookup<'_>) -> Option<(Name, bool)> {
     let namespace = meta.namespace.as_deref().unwrap_or_default();
     let own = label(meta.labels.as_ref(), api::USE_WAYPOINT);
-    let explicit = own.is_some();
     let (name, within) = if let Some(name) = own {
         (name, label(meta.labels.as_ref(), api::USE_WAYPOINT_NAMESPACE))
     } else {
@@ -146,23 +180,25 @@ fn find(meta: &ObjectMeta, traffic: Traffic, look: &mut Lookup<'_>) -> Option<Bi
     if name == "none" || name.is_empty() {
         return None;
     }
-    let gateway = Name::new(within.unwrap_or(namespace), name);
-    let Some(object) = look.get::<Gateway>(&gateway.namespace, &gateway.name) else {
-        return Some(absent(gateway, traffic, look));
-    };
+    Some((Name::new(within.unwrap_or(namespace), name), own.is_some()))
+}
+
+/// What a Gateway is for, and whether it serves this traffic of a namespace.
+fn judge(
+    object: &Gateway,
+    gateway: &Name,
+    (namespace, traffic): (&str, Traffic),
+    look: &mut Lookup<'_>,
+) -> (Serves, State) {
     let serves = serves(object, look);
-    let fits = serves.covers(traffic);
-    if !fits && (!explicit || traffic == Traffic::Workload) {
-        return None;
-    }
     let admits = *gateway.namespace == *namespace || admits(object, namespace, look);
-    let state = match (admits, fits) {
+    let state = match (admits, serves.covers(traffic)) {
         (false, _) => State::Denied,
         (true, false) => State::WrongTraffic,
-        (true, true) if is_ready(&gateway, look) => State::Ready,
+        (true, true) if is_ready(gateway, look) => State::Ready,
         (true, true) => State::NotReady,
     };
-    Some(binding(object, gateway, state, serves, look))
+    (serves, state)
 }
 
 fn binding(

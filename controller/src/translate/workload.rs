@@ -85,9 +85,17 @@ fn base(name: &Name, object: &Pod, look: &mut Lookup<'_>) -> Option<Workload> {
     if takes_hbone(object, look) {
         workload.tunnel = TunnelProtocol::Hbone;
     }
+    let own = |key| label(object.metadata.labels.as_ref(), key);
+    if own(api::TUNNEL) == Some("http") {
+        workload.tunnel = TunnelProtocol::Hbone;
+        workload.native_tunnel = true;
+    }
     let node = object.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
     workload.node = node.unwrap_or_default().into();
     workload.locality = node.map(|node| locality(node, look)).unwrap_or_default();
+    if let Some(subzone) = own(api::SUBZONE) {
+        workload.locality.subzone = subzone.into();
+    }
     Some(workload)
 }
 

@@ -91,7 +91,9 @@ fn the_objects_of_a_gateway_are_named_and_labelled_as_users_know_them() {
         .iter()
         .filter_map(|output| match output {
             Output::Object(object) => Some(object),
-            Output::Config(_) | Output::Status(_) | Output::Attached(..) => None,
+            Output::Config(_) | Output::Status(_) | Output::Attached(..) | Output::NotServed(_) => {
+                None
+            }
         })
         .collect();
     let kinds: Vec<_> = objects.iter().map(|o| (o.key.kind, o.key.name.to_string())).collect();
