@@ -188,6 +188,17 @@ tainted() { kubectl get node node2 -o 'jsonpath={.spec.taints[*].key}' | grep -q
 untainted() { ! tainted; }
 eventually 30 "the startup taint is taken off a node that serves" untainted
 
+# ---- Gateway API goes, and comes again ------------------------------------------------------------
+restarts() { kubectl -n istio-system get pods -l app=istiod -o 'jsonpath={range .items[*]}{.metadata.name} {.status.containerStatuses[0].restartCount}{"\n"}{end}' | sort; }
+started="$(restarts)"
+kubectl get crd -o name | grep 'gateway.networking.k8s.io$' | xargs tests/cluster.sh kubectl --name "$name" delete --timeout=60s >/dev/null ||
+  fail "definitions of Gateway API do not go"
+for _ in $(seq 5); do called || fail "calls fail without Gateway API"; sleep 1; done
+[ "$(restarts)" = "$started" ] || fail "a controller does not survive without Gateway API: $(restarts)"
+gateway_api
+waymark upgrade 2>/dev/null
+eventually 60 "controllers survive Gateway API, and go on once it is there again" works
+
 # ---- upgrade --------------------------------------------------------------------------------------
 kubectl -n istio-system create configmap of-before >/dev/null
 kubectl -n istio-system label configmap of-before waymark.dev/installation=istio-system >/dev/null

@@ -15,6 +15,11 @@ name=walkthrough
 . tests/cluster/steps.sh
 
 k() { kubectl -n bookinfo "$@"; }
+# on_node NODE COMMAND... — as a root process of that node.
+on_node() {
+  # shellcheck disable=SC2016
+  cluster enter sh -c 'pid="$(pgrep -f "hostname-override $0 " | head -n1)"; exec nsenter -t "$pid" --net "$@"' "$@"
+}
 
 # ---- images of ours under the names that the manifests use ----------------------------------
 images() {
@@ -80,13 +85,14 @@ ok "no pod was restarted or replaced"
 eventually 20 "waymark workloads shows six pods with HBONE" shown HBONE
 page >/dev/null
 sockets="$(k exec deploy/productpage-v1 -- /busybox netstat -tuln)"
-for socket in 15001 15006 15008 15053; do
-  grep -q ":$socket " <<<"$sockets" || fail "no socket :$socket in the pod"
-done
-ok "the tunnel's sockets are in the pod's namespace"
-logged() { local lines; lines="$(kubectl -n istio-system logs -l app=ztunnel --tail=400)"; grep -q "$1.*direction=\"inbound\"" <<<"$lines"; }
-eventually 20 "the tunnel logs productpage -> details with both identities" logged \
-  'src.identity="spiffe://cluster.local/ns/bookinfo/sa/bookinfo-productpage".*dst.identity="spiffe://cluster.local/ns/bookinfo/sa/bookinfo-details"'
+rows="$(awk '$4 ~ /:150(01|06|08|53)$/ { print $1 ($4 ~ /^(127\.0\.0\.1|::1):/ ? " lo " : " any ") substr($4, length($4) - 4) }' <<<"$sockets" | sed 's/tcp6/tcp/; s/udp6/udp/' | sort | uniq -c | awk '{ print $1, $2, $3, $4 }' | paste -sd,)"
+[ "$rows" = "1 tcp any 15001,1 tcp any 15006,1 tcp any 15008,2 tcp lo 15053,2 udp lo 15053" ] || fail "sockets in the pod: $rows"
+ok "the tunnel's sockets are in the pod's namespace: five TCP, two UDP"
+logged() { local lines; lines="$(kubectl -n istio-system logs -l app=ztunnel --tail=400)"; grep -qE "$1" <<<"$lines"; }
+who='src.identity="spiffe://cluster.local/ns/bookinfo/sa/bookinfo-productpage".*dst.identity="spiffe://cluster.local/ns/bookinfo/sa/bookinfo-details"'
+eventually 20 "the tunnel logs productpage -> details with both identities" logged "$who.*direction=\"inbound\""
+eventually 20 "and at its beginning with every field of the walk-through" logged \
+  'access.connection complete.src.addr=[0-9.]+:[0-9]+ src.workload="productpage-v1-[^"]+" src.namespace="bookinfo" src.identity="[^"]+".*dst.addr=[0-9.]+:15008 dst.hbone_addr=[0-9.]+:9080 dst.service="details.bookinfo.svc.cluster.local" dst.workload="details-v1-[^"]+" dst.namespace="bookinfo" dst.identity="[^"]+".*direction="outbound" bytes_sent=[0-9]+ bytes_recv=[0-9]+ duration="[0-9]+ms"'
 
 # ---- policies of the tunnel ---------------------------------------------------------------------
 can() { # DEPLOYMENT URL — whether a pod of the application is answered
@@ -107,18 +113,20 @@ eventually 20 "ratings may not call details (L4)" cannot ratings-v1 http://detai
 can productpage-v1 http://details:9080/details/0 >/dev/null || fail "productpage may call details"
 ok "productpage still may"
 k delete authorizationpolicy details-l4 >/dev/null
+read -r node ip < <(k get pod -l app=details -o jsonpath='{.items[0].spec.nodeName} {.items[0].status.podIP}{"\n"}')
+k exec deploy/details-v1 -- /busybox httpd -p 9081 -h /etc
+from_outside() { cluster enter curl -sS --fail --max-time 3 -o /dev/null "http://$ip:9080/details/0"; }
+# No probe of the kubelet goes to that port.
+from_node() { on_node "$node" curl -sS --fail --max-time 3 -o /dev/null "http://$ip:9081/passwd"; }
+eventually 10 "plain calls from outside and from the node reach the pod" eval "from_outside && from_node"
 k apply -f - >/dev/null <<Y
 apiVersion: security.istio.io/v1
 kind: PeerAuthentication
 metadata: {name: default, namespace: bookinfo}
 spec: {mtls: {mode: STRICT}}
 Y
-strict() { # a root process on the pod's own node, on another port than the probed one
-  local ip
-  ip="$(k get pod -l app=details -o jsonpath='{.items[0].status.podIP}')"
-  ! cluster enter curl -sS --max-time 3 "http://$ip:9080/details/0"
-}
-eventually 20 "plain calls from outside are refused under STRICT" strict
+strict() { ! from_outside && ! from_node; }
+eventually 20 "under STRICT they are refused, a root process of the pod's own node too" strict
 k get pods -l app --no-headers | awk '$2 != "1/1" { exit 1 }' || fail "probes fail under STRICT"
 ok "probes of the kubelet pass under STRICT"
 k delete peerauthentication default >/dev/null
@@ -155,6 +163,7 @@ unbound() { ! bound; }
 eventually 60 "Services are bound to no waypoint" unbound
 kubectl label namespace bookinfo istio.io/dataplane-mode- >/dev/null
 eventually 60 "no pod is in the mesh" has 0
+eventually 20 "waymark workloads shows six pods with TCP again" shown TCP
 [ "$before" = "$(restarts)" ] || fail "pods were restarted"
 released() { local sockets; sockets="$(k exec deploy/productpage-v1 -- /busybox netstat -tuln)"; ! grep -q ':15001 ' <<<"$sockets"; }
 eventually 150 "the tunnel's sockets are gone once kept-alive connections ended" released
