@@ -84,6 +84,7 @@ impl Gateway {
         drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
         let mut limits = settings.limits.http.clone();
         limits.drain = settings.limits.drain;
+        limits.quiet = limits.quiet.min(limits.drain / 2);
         let credentials = Credentials::new(authority, Handle::current());
         let count = settings.workers;
         let shared = Arc::new(Shared {

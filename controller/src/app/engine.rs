@@ -401,7 +401,7 @@ impl Engine {
         {
             let mut state = hub.state.write().unwrap_or_else(PoisonError::into_inner);
             let now = Instant::now();
-            hub.clients.sweep(now);
+            hub.clients.sweep(now, |pod| state.stays(pod));
             state.complete(&hub, now);
             if let Part::Follows(following) = &mut state.part
                 && following.strays(now)
@@ -445,6 +445,13 @@ impl State {
         }
         self.part = Part::Leads { since, complete: true };
         hub.writes.send_replace(*hub.leader.borrow() == Leader::Me);
+    }
+
+    /// Tells whether a pod, `namespace/name`, is there and not on its way out.
+    fn stays(&self, pod: &str) -> bool {
+        let (namespace, name) = pod.split_once('/').unwrap_or(("", pod));
+        let found = self.stores.get::<Pod>(namespace, name);
+        found.is_some_and(|pod| pod.metadata.deletion_timestamp.is_none())
     }
 
     /// Ready pods of controllers and proxies that are not heard here, nor at a follower.

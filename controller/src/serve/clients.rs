@@ -198,11 +198,13 @@ impl Clients {
         open.map(|client| client.pod.clone()).collect()
     }
 
-    /// Forgets those that hung up and have been silent for long.
-    pub fn sweep(&self, now: Instant) {
+    /// Forgets those that hung up and have been silent for long, or whose pod does not stay:
+    /// `stays` tells that. A stream often ends before it is known that its pod goes.
+    pub fn sweep(&self, now: Instant, stays: impl Fn(&str) -> bool) {
         let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
         let long = |since: Instant| now.duration_since(since) > self.silence * REMEMBERED;
-        connected.1.retain(|_, client| !(client.gone && client.owes_since.is_some_and(long)));
+        let is_over = |client: &Client| client.owes_since.is_some_and(long) || !stays(&client.pod);
+        connected.1.retain(|_, client| !(client.gone && is_over(client)));
     }
 
     /// Notes how far a client is.
@@ -323,8 +325,17 @@ mod tests {
         let third = clients.connect(client()).unwrap();
         assert_eq!(clients.list(late).len(), 1, "it is back");
         clients.disconnect(third, true, late);
-        clients.sweep(late + Duration::from_secs(61));
+        clients.sweep(late + Duration::from_secs(60), |_| true);
+        assert_eq!(clients.list(late).len(), 1);
+        clients.sweep(late + Duration::from_secs(61), |_| true);
         assert!(clients.list(late).is_empty());
+
+        let fourth = clients.connect(client()).unwrap();
+        clients.sweep(late, |_| false);
+        assert_eq!(clients.list(late).len(), 1, "who is connected says that the pod is there");
+        clients.disconnect(fourth, true, late);
+        clients.sweep(late, |pod| pod != "a/b");
+        assert!(clients.list(late).is_empty(), "its pod goes");
     }
 
     #[test]

@@ -26,6 +26,10 @@ pub struct Limits {
     pub bad_requests: u32,
     /// After the signal to drain, running requests and upgraded connections get this long: 45 s.
     pub drain: Duration,
+    /// After the signal to drain, a connection of HTTP/1 without a request is kept for so long: 2 s.
+    /// A request may be under way, and the answer to it tells the client to connect anew. Below
+    /// `drain`.
+    pub quiet: Duration,
     /// After an answer to a request that was not read to its end, the rest is discarded for so
     /// long before the connection is closed: 1 s.
     pub linger: Duration,
@@ -70,6 +74,7 @@ impl Default for Limits {
             streams: 100,
             bad_requests: 32,
             drain: Duration::from_secs(45),
+            quiet: Duration::from_secs(2),
             linger: Duration::from_secs(1),
             linger_bytes: 256 << 10,
             replay: 64 << 10,

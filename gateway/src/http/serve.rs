@@ -90,6 +90,7 @@ async fn sniff(conn: &mut Conn, terms: &Terms) -> Result<bool, Ended> {
     let idle_by = after(terms.limits.idle);
     let mut head_by = None;
     let mut drained = Drained::new(&terms.drain);
+    let mut quiet_by = None;
     poll_fn(|cx| {
         loop {
             let seen = conn.input.len().min(PREFACE.len());
@@ -108,12 +109,17 @@ async fn sniff(conn: &mut Conn, terms: &Terms) -> Result<bool, Ended> {
                 }
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(Ended::Broken)),
-                Poll::Pending if seen == 0 && drained.poll(cx) => {
-                    return Poll::Ready(Err(Ended::Us));
+                Poll::Pending if seen == 0 => {
+                    if quiet_by.is_none() && drained.poll(cx) {
+                        quiet_by = Some(Instant::now() + terms.limits.quiet);
+                    }
+                    ready!(timer.poll(cx, [idle_by, quiet_by].into_iter().flatten().min()));
+                    let is_quiet = quiet_by.is_some_and(|by| Instant::now() >= by);
+                    return Poll::Ready(Err(if is_quiet { Ended::Us } else { Ended::Idle }));
                 }
                 Poll::Pending => {
-                    ready!(timer.poll(cx, head_by.or(idle_by)));
-                    return Poll::Ready(Err(if seen == 0 { Ended::Idle } else { Ended::Slow }));
+                    ready!(timer.poll(cx, head_by));
+                    return Poll::Ready(Err(Ended::Slow));
                 }
             }
         }

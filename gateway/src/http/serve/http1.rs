@@ -84,6 +84,7 @@ async fn next_head(
     let mut idle_by = None;
     let mut head_by: Option<Instant> = None;
     let mut rest_by = None;
+    let mut quiet_by = None;
     let mut seen = 0;
     poll_fn(|cx| {
         loop {
@@ -107,19 +108,24 @@ async fn next_head(
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(Stop::Quiet(Ended::Broken))),
                 Poll::Ready(Ok(_)) => {}
                 Poll::Pending if seen == 0 => {
-                    if drained.poll(cx) {
-                        return Poll::Ready(Err(Stop::Quiet(Ended::Us)));
-                    }
                     if idle_by.is_none() {
                         (idle_by, rest_by) = (after(limits.idle), after(REST));
                     }
-                    if rest_by.is_some() {
-                        ready!(timer.poll(cx, rest_by));
-                        rest_by = None;
-                        request.rest();
+                    if quiet_by.is_none() && drained.poll(cx) {
+                        quiet_by = Some(Instant::now() + limits.quiet);
                     }
-                    ready!(timer.poll(cx, idle_by));
-                    return Poll::Ready(Err(Stop::Quiet(Ended::Idle)));
+                    ready!(
+                        timer.poll(cx, [idle_by, rest_by, quiet_by].into_iter().flatten().min())
+                    );
+                    let is_over = |by: Option<Instant>| by.is_some_and(|by| Instant::now() >= by);
+                    if is_over(quiet_by) {
+                        return Poll::Ready(Err(Stop::Quiet(Ended::Us)));
+                    }
+                    if is_over(idle_by) {
+                        return Poll::Ready(Err(Stop::Quiet(Ended::Idle)));
+                    }
+                    rest_by = None;
+                    request.rest();
                 }
                 Poll::Pending => {
                     conn.settle();

@@ -147,7 +147,7 @@ async fn the_last_request_of_a_connection_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn drain_ends_idle_connections_now_and_running_ones_after_their_answer() {
+async fn drain_ends_idle_connections_after_a_moment_and_running_ones_after_their_answer() {
     on_core(async {
         let rig = Rig::new(Protocol::Http1, |mut io: DuplexStream| {
             tokio::task::spawn_local(async move {
@@ -163,25 +163,36 @@ async fn drain_ends_idle_connections_now_and_running_ones_after_their_answer() {
         let (mut idle, idle_ended) = rig.connect(Protocol::Http1);
         idle.write_all(GET).await.expect("written");
         read_response(&mut idle).await;
+        // Their requests are under way while the signal is given.
+        let (mut late, late_ended) = rig.connect(Protocol::Http1);
+        late.write_all(GET).await.expect("written");
+        read_response(&mut late).await;
+        let (mut first, first_ended) = rig.connect(Protocol::Sniff);
         let (mut busy, busy_ended) = rig.connect(Protocol::Http1);
         busy.write_all(GET).await.expect("written");
         sleep(Duration::from_secs(1)).await;
         let began = Instant::now();
         rig.drain.cancel();
+        sleep(Duration::from_millis(100)).await;
+        for io in [&mut late, &mut first] {
+            io.write_all(GET).await.expect("written");
+        }
         assert_eq!(idle.read(&mut [0; 1]).await.expect("closed"), 0);
         assert_eq!(fresh.read(&mut [0; 1]).await.expect("closed"), 0);
         assert_eq!(
             (idle_ended.await.expect("ended"), fresh_ended.await.expect("ended")),
             (Ended::Us, Ended::Us)
         );
-        assert!(began.elapsed() < Duration::from_millis(10));
-        let response = read_response(&mut busy).await.to_ascii_lowercase();
-        assert!(
-            response.starts_with("http/1.1 200") && response.contains("connection: close"),
-            "{response}"
-        );
-        drop(busy);
-        assert_eq!(busy_ended.await.expect("ended"), Ended::Us);
+        assert_eq!(began.elapsed().as_secs(), 2);
+        for (mut io, ended) in [(busy, busy_ended), (late, late_ended), (first, first_ended)] {
+            let response = read_response(&mut io).await.to_ascii_lowercase();
+            assert!(
+                response.starts_with("http/1.1 200") && response.contains("connection: close"),
+                "{response}"
+            );
+            drop(io);
+            assert_eq!(ended.await.expect("ended"), Ended::Us);
+        }
     })
     .await;
 }
