@@ -4,7 +4,8 @@
 # All tests, cheap ones first; one progress line a stage, counts at the end.
 # Names of stages as arguments run only those: ./tests/run.sh fmt clippy
 # helm takes Go. On a real Kubernetes, which takes Go and root: clusters, which starts two of its
-# own, and lifecycle, walkthrough, gateways, tokens, faults, conformance, which one cluster serves.
+# own, and lifecycle, walkthrough, gateways, tokens, conformance, which one cluster serves, as it
+# does faults, which run only when named: in them one lost request counts.
 # Without Go or root they are skipped, and told.
 set -uo pipefail
 cd "$(dirname "$0")/.."
