@@ -53,8 +53,8 @@ pub struct Terms {
     pub secure: bool,
     /// Bounds of the connection and its messages.
     pub limits: Arc<Limits>,
-    /// Cancelled, it ends the connection gracefully: idle at once, else after the running
-    /// requests, at the latest after [`Limits::drain`].
+    /// Cancelled, it ends the connection gracefully: without a request after [`Limits::quiet`],
+    /// HTTP/2 at once; else after the running requests, at the latest after [`Limits::drain`].
     pub drain: CancellationToken,
 }
 
