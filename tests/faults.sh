@@ -36,7 +36,12 @@ cluster_flags=(--addresses 126)
 passed=0 failed=0
 ok() { passed=$((passed + 1)); printf 'ok   %s\n' "$*"; }
 bad() { failed=$((failed + 1)); printf 'BAD  %s\n' "$*"; }
-fail() { say "FAILED: $*"; kubectl get pods -A -o wide >&2 || true; exit 1; }
+fail() {
+  say "FAILED: $*"
+  kubectl get pods -A -o wide >&2 || true
+  kubectl get events -A --field-selector type=Warning --sort-by=.lastTimestamp | tail -n 40 >&2 || true
+  exit 1
+}
 k() { kubectl -n faults "$@"; }
 system() { kubectl -n istio-system "$@"; }
 # await SECONDS WHAT COMMAND... — until the command succeeds.
@@ -53,14 +58,14 @@ need_packages tcpdump:tcpdump
 need_mesh
 work="$(mktemp -d)"
 # The capture runs in the cluster's world, and ends with it or here.
-trap 'stop_capture; rm -rf "$work"; [ -z "${brought_up:-}" ] || cluster down' EXIT
+trap 'stop_capture; [ -z "${watching:-}" ] || kill "$watching" 2>/dev/null || true; rm -rf "$work"; [ -z "${brought_up:-}" ] || cluster down' EXIT
 
 # ---- what the load goes through ---------------------------------------------------------------
 mapfile -t files < <({ linked "$target/debug/waymark-load"; echo /bin/busybox=busybox; } | sort -u)
 image "$work/load.tar" localhost/waymark/load:test '["/usr/local/bin/waymark-load"]' "${files[@]}"
 cluster load-images "$work/load.tar"
 
-# server NAME REPLICAS — a Deployment that serves HTTP, and its Service.
+# server NAME REPLICAS PERIOD — a Deployment that serves HTTP, probed so often, and its Service.
 server() {
   cat <<Y
 apiVersion: v1
@@ -88,7 +93,9 @@ spec:
         imagePullPolicy: Never
         args: [serve-http, "8080", --name, \$(POD)]
         env: [{name: POD, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]
-        readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 2}
+        # A busy machine gives those that ask for nothing next to nothing, and their probes fail.
+        resources: {requests: {cpu: 10m}}
+        readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: $3, timeoutSeconds: 5}
         # Clients that have not yet heard that the pod goes are still served.
         lifecycle: {preStop: {sleep: {seconds: 5}}}
 ---
@@ -98,7 +105,7 @@ Y
 setup() {
   kubectl delete namespace faults --ignore-not-found >/dev/null
   kubectl create namespace faults >/dev/null
-  { server backend 2; cat <<Y; } | kubectl apply -f - >/dev/null
+  { server backend 2 2; cat <<Y; } | kubectl apply -f - >/dev/null
 apiVersion: apps/v1
 kind: DaemonSet
 metadata: {name: client, namespace: faults}
@@ -367,7 +374,7 @@ capture
 for fault in "${faults[@]}"; do
   begun=$SECONDS service=backend
   if [ "$fault" = churn ]; then
-    server many 200 | kubectl apply -f - >/dev/null
+    server many 200 10 | kubectl apply -f - >/dev/null
     rolled faults deployment/many
     say "200 pods run after $((SECONDS - begun)) s"
     service=many
