@@ -26,6 +26,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tunnel::agent::capture::{self, Capture, rules};
+use tunnel::agent::host::HostProbes;
 use tunnel::sys::{self, SocketSettings};
 use waymark_tests::netns::{Pod, Topology};
 
@@ -260,6 +261,39 @@ async fn the_kubelet_passes_on_named_ports_only() {
             assert_eq!(taker.taken().len() == before, exempt, "{target} is not captured");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_that_come_and_go_together_share_the_exemption() {
+    let topology = Topology::new(1).unwrap();
+    let node = topology.node(1).netns.clone();
+    let host = Arc::new(HostProbes::new(node.namespace().try_clone().unwrap(), 0));
+    let pods: Vec<(Arc<str>, SocketAddr)> = (1..=20)
+        .map(|n: u16| (n.to_string().into(), SocketAddr::from(([10, 9, 8, 7], n))))
+        .collect();
+    let exempt = || {
+        let listed = node.run("nft", &["-j", "list", "table", "inet", "istio-ambient-nat"]);
+        let text = listed.unwrap();
+        pods.iter()
+            .filter(|(_, pod)| text.contains(&format!("\"10.9.8.7\", {}]", pod.port())))
+            .count()
+    };
+    let each = |probes: fn(SocketAddr) -> BTreeSet<SocketAddr>| {
+        let set = |(uid, pod): &(Arc<str>, SocketAddr)| {
+            let (host, uid, probes) = (Arc::clone(&host), Arc::clone(uid), probes(*pod));
+            async move { host.set(&uid, probes).await }
+        };
+        futures_util::future::join_all(pods.iter().map(set))
+    };
+    assert!(each(|pod| [pod].into()).await.iter().all(Result::is_ok));
+    assert_eq!(exempt(), 20, "each is in force when its call returns");
+    assert!(
+        each(|pod| if pod.port() > 5 { BTreeSet::new() } else { [pod].into() })
+            .await
+            .iter()
+            .all(Result::is_ok)
+    );
+    assert_eq!(exempt(), 5);
 }
 
 #[tokio::test(flavor = "multi_thread")]

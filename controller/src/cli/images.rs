@@ -3,8 +3,8 @@
 //! `waymark images`: container images from the programs beside this one.
 //!
 //! Owns: which files each image holds, and the form of an OCI archive of one layer. Programs
-//! bring the libraries that they are linked with, nothing else; the agent's image has `nft`,
-//! `ip` and `ss` of this machine, too, and those that call servers outside the roots it trusts.
+//! bring the libraries that they are linked with, nothing else; the agent's image has `nft` and
+//! `ss` of this machine, too, and those that call servers outside the roots it trusts.
 //!
 //! Rule: OCI image layout 1.0 and image manifest 1.0; the name is where containerd looks for it.
 
@@ -52,12 +52,7 @@ const IMAGES: [Image; 4] = [
     Image { name: "controller", own: &["waymark-controller", "waymark"], tools: &[], roots: true },
     Image { name: "gateway", own: &["waymark-gateway"], tools: &[], roots: true },
     Image { name: "tunnel", own: &["waymark-tunnel"], tools: &[], roots: false },
-    Image {
-        name: "agent",
-        own: &["waymark-agent", PLUGIN],
-        tools: &["nft", "ip", "ss"],
-        roots: false,
-    },
+    Image { name: "agent", own: &["waymark-agent", PLUGIN], tools: &["nft", "ss"], roots: false },
 ];
 /// The program that nodes run outside any image.
 const PLUGIN: &str = "waymark-cni";

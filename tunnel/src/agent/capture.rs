@@ -2,9 +2,9 @@
 
 //! Puts the capture rules into a pod's network namespace, and takes them out.
 //!
-//! Owns: the calls of `nft` and `ip` inside the pod, and reading back what is
-//! in force. Leaves the text of the rules to [`rules`] and the order of steps
-//! to [`super::enrol`].
+//! Owns: the calls of `nft` inside the pod, and reading back what is in force.
+//! Leaves the text of the rules to [`rules`], policy routing to [`routes`] and
+//! the order of steps to [`super::enrol`].
 //!
 //! Keeps: a change is one transaction, so no packet sees half of it; applying
 //! twice is harmless, and open connections live through every call but
@@ -17,22 +17,25 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
+use tokio::sync::Semaphore;
 
 use crate::sys::NetworkNamespace;
 
+mod routes;
 pub mod rules;
 
+use routes::Routes;
 pub use rules::Capture;
 
-/// Longest time one `nft` or `ip` may take.
+/// Longest time one program may take.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Preference of the policy rule, and its table.
-const RULE_PREFERENCE: &str = "32764";
-const ROUTE_TABLE: &str = "100";
+/// Programs that run at once on a node: of a hundred pods that start together more would only
+/// take the time of those that are under way, until none is done in its own.
+static TURNS: Semaphore = Semaphore::const_new(4);
 
 /// Why rules could not be set or read.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +64,20 @@ pub enum CaptureError {
         message: String,
     },
 
+    /// The kernel cannot be asked for rules and routes.
+    #[error("cannot ask the kernel for policy routing")]
+    Ask(#[source] io::Error),
+
+    /// The kernel refused.
+    #[error("the kernel refused {what}")]
+    Kernel {
+        /// What it was to do.
+        what: &'static str,
+        /// What it said.
+        #[source]
+        source: rtnetlink::Error,
+    },
+
     /// The program printed something else than announced.
     #[error("{0} printed no JSON")]
     Unreadable(&'static str),
@@ -84,10 +101,6 @@ impl Families {
         let addresses = namespace.enter(read).map_err(CaptureError::Enter)?;
         Ok(Self { v6: addresses.is_ok_and(|text| !text.trim().is_empty()) })
     }
-
-    fn flags(self) -> impl Iterator<Item = &'static str> {
-        std::iter::once("-4").chain(self.v6.then_some("-6"))
-    }
 }
 
 /// Puts `capture` in force, whatever was there before.
@@ -98,9 +111,7 @@ impl Families {
 ///
 /// Nothing of the rules was changed then; routes may have been.
 pub async fn apply(namespace: &NetworkNamespace, capture: &Capture) -> Result<(), CaptureError> {
-    for flag in Families::of(namespace)?.flags() {
-        add_policy_route(namespace, flag).await?;
-    }
+    Routes::of(namespace)?.add().await?;
     transact(namespace, &rules::capture(capture)).await
 }
 
@@ -117,18 +128,10 @@ pub async fn release(namespace: &NetworkNamespace) -> Result<(), CaptureError> {
 ///
 /// # Errors
 ///
-/// When `nft` refuses. Routes that are not there are no error.
+/// When `nft` or the kernel refuses. Routes that are not there are no error.
 pub async fn remove(namespace: &NetworkNamespace) -> Result<(), CaptureError> {
     transact(namespace, &rules::removal()).await?;
-    for flag in Families::of(namespace)?.flags() {
-        let mark = fwmark();
-        let rule =
-            [flag, "rule", "del", "fwmark", &mark, "lookup", ROUTE_TABLE, "pref", RULE_PREFERENCE];
-        let _gone = run(namespace, "ip", &rule, None).await?;
-        let flush = [flag, "route", "flush", "table", ROUTE_TABLE];
-        let _gone = run(namespace, "ip", &flush, None).await?;
-    }
-    Ok(())
+    Routes::of(namespace)?.remove().await
 }
 
 /// What is in force now, comparable with an earlier answer for equality.
@@ -137,17 +140,9 @@ pub async fn remove(namespace: &NetworkNamespace) -> Result<(), CaptureError> {
 ///
 /// When one of the listings fails.
 pub async fn in_force(namespace: &NetworkNamespace) -> Result<Value, CaptureError> {
-    let listing = json(namespace, "nft", &["-j", "list", "ruleset"]).await?;
-    let mut parts = vec![rules::essence(&listing)];
-    for flag in Families::of(namespace)?.flags() {
-        let rule = ["-j", flag, "rule", "show", "pref", RULE_PREFERENCE];
-        parts.push(json(namespace, "ip", &rule).await?);
-        let route = ["-j", flag, "route", "show", "table", ROUTE_TABLE];
-        // A table that was never used is an error to `ip`, and empty to us.
-        parts
-            .push(json(namespace, "ip", &route).await.unwrap_or_else(|_| Value::Array(Vec::new())));
-    }
-    Ok(Value::Array(parts))
+    let listing = read(namespace, "nft", &["-j", "list", "ruleset"]).await?;
+    let routes = Routes::of(namespace)?.in_force().await?;
+    Ok(json!([rules::essence(&listing), routes]))
 }
 
 /// Runs one `nft` transaction in `namespace`.
@@ -163,25 +158,7 @@ pub(crate) async fn transact(
     succeeded("nft", &output)
 }
 
-async fn add_policy_route(namespace: &NetworkNamespace, flag: &str) -> Result<(), CaptureError> {
-    let any = if flag == "-4" { "0.0.0.0/0" } else { "::/0" };
-    let route = [flag, "route", "replace", "local", any, "dev", "lo", "table", ROUTE_TABLE];
-    succeeded("ip", &run(namespace, "ip", &route, None).await?)?;
-    let mark = fwmark();
-    let rule =
-        [flag, "rule", "add", "fwmark", &mark, "lookup", ROUTE_TABLE, "pref", RULE_PREFERENCE];
-    let output = run(namespace, "ip", &rule, None).await?;
-    match String::from_utf8_lossy(&output.stderr).contains("File exists") {
-        true => Ok(()),
-        false => succeeded("ip", &output),
-    }
-}
-
-fn fwmark() -> String {
-    format!("{:#x}/{:#x}", rules::CONNECTION_MARK, rules::MARK_MASK)
-}
-
-async fn json(
+async fn read(
     namespace: &NetworkNamespace,
     program: &'static str,
     arguments: &[&str],
@@ -218,6 +195,8 @@ pub(crate) async fn run(
         .stderr(Stdio::piped())
         .kill_on_drop(true);
     let failed = |source| CaptureError::Run { program, source };
+    // Nobody closes it: it is always there to be taken.
+    let _turn = TURNS.acquire().await;
     let mut child =
         namespace.enter(|| command.spawn()).map_err(CaptureError::Enter)?.map_err(failed)?;
     let finish = async move {

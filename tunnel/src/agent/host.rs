@@ -14,7 +14,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::json;
 
@@ -72,17 +72,26 @@ pub async fn remove(node: &NetworkNamespace) -> Result<(), CaptureError> {
 pub struct HostProbes {
     node: NetworkNamespace,
     user: u32,
-    pods: tokio::sync::Mutex<BTreeMap<Arc<str>, BTreeSet<SocketAddr>>>,
+    wanted: Mutex<Wanted>,
+    /// How many changes the rule in force holds; held while it is set.
+    in_force: tokio::sync::Mutex<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Wanted {
+    pods: BTreeMap<Arc<str>, BTreeSet<SocketAddr>>,
+    changes: u64,
 }
 
 impl HostProbes {
     /// No exemption yet; the kubelet runs as `user` in the namespace `node`.
     #[must_use]
     pub fn new(node: NetworkNamespace, user: u32) -> Self {
-        Self { node, user, pods: tokio::sync::Mutex::default() }
+        Self { node, user, wanted: Mutex::default(), in_force: tokio::sync::Mutex::default() }
     }
 
-    /// Makes `probes` the pairs of one pod.
+    /// Makes `probes` the pairs of one pod. Pods that change while the rule is being set share
+    /// the next one.
     ///
     /// # Errors
     ///
@@ -92,20 +101,39 @@ impl HostProbes {
         uid: &Arc<str>,
         probes: BTreeSet<SocketAddr>,
     ) -> Result<(), CaptureError> {
-        let mut pods = self.pods.lock().await;
-        if pods.get(uid) == Some(&probes) || (probes.is_empty() && !pods.contains_key(uid)) {
+        let (before, number) = {
+            let mut wanted = self.wanted();
+            let known = wanted.pods.get(uid);
+            if known == Some(&probes) || (probes.is_empty() && known.is_none()) {
+                return Ok(());
+            }
+            wanted.changes += 1;
+            (wanted.pods.insert(Arc::clone(uid), probes), wanted.changes)
+        };
+        let mut in_force = self.in_force.lock().await;
+        if *in_force >= number {
             return Ok(());
         }
-        let before = pods.insert(Arc::clone(uid), probes);
-        let all = pods.values().flatten().copied().collect();
+        let (all, newest) = {
+            let wanted = self.wanted();
+            (wanted.pods.values().flatten().copied().collect(), wanted.changes)
+        };
         let outcome = apply(&self.node, &all, self.user).await;
-        if outcome.is_err() {
-            match before {
-                Some(before) => pods.insert(Arc::clone(uid), before),
-                None => pods.remove(uid),
-            };
+        match &outcome {
+            Ok(()) => *in_force = newest,
+            Err(_) => {
+                let mut wanted = self.wanted();
+                match before {
+                    Some(before) => wanted.pods.insert(Arc::clone(uid), before),
+                    None => wanted.pods.remove(uid),
+                };
+            }
         }
         outcome
+    }
+
+    fn wanted(&self) -> MutexGuard<'_, Wanted> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes the node's rule away, whatever pairs there are; harmless if it is not there.
@@ -114,9 +142,9 @@ impl HostProbes {
     ///
     /// When `nft` refuses.
     pub async fn remove(&self) -> Result<(), CaptureError> {
-        let mut pods = self.pods.lock().await;
+        let _nobody_sets = self.in_force.lock().await;
         remove(&self.node).await?;
-        pods.clear();
+        self.wanted().pods.clear();
         Ok(())
     }
 
@@ -127,7 +155,7 @@ impl HostProbes {
     /// As [`Self::set`].
     pub async fn forget(&self, uid: &Arc<str>) -> Result<(), CaptureError> {
         self.set(uid, BTreeSet::new()).await?;
-        self.pods.lock().await.remove(uid);
+        self.wanted().pods.remove(uid);
         Ok(())
     }
 }

@@ -29,7 +29,7 @@ use super::zds::ServedPod;
 use crate::sys::NetworkNamespace;
 
 /// Longest time between two proofs is this for each pod of the node, and at least a second.
-const PROOF_SHARE: Duration = Duration::from_millis(50);
+const PROOF_SHARE: Duration = Duration::from_millis(200);
 const PROOF_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The pods of one node; clones share them.
