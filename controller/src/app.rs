@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -133,6 +134,9 @@ impl Hub {
 /// Why the controller ends.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
+    /// The threads that it runs on cannot be set up.
+    #[error("cannot set up threads")]
+    Threads(#[source] std::io::Error),
     /// A directory cannot be made.
     #[error("cannot make {0}")]
     Directory(PathBuf, #[source] std::io::Error),
@@ -171,6 +175,7 @@ pub struct App {
     writers: Option<JoinHandle<()>>,
     stopped: CancellationToken,
     server: Server,
+    serving: Handle,
     admin: crate::admin::Doors,
 }
 
@@ -230,7 +235,8 @@ pub async fn start_in(settings: Settings, surroundings: Surroundings) -> Result<
     Box::pin(engine.enter(&mut feeds)).await?;
     let admin = crate::admin::bind(&hub.settings).map_err(AppError::Admin)?;
     let server = crate::serve::server::bind(&hub).await.map_err(AppError::Serve)?;
-    Ok(App { hub, engine, feeds, keeping, following, writers, stopped, server, admin })
+    let serving = Handle::current();
+    Ok(App { hub, engine, feeds, keeping, following, writers, stopped, server, serving, admin })
 }
 
 /// Folders as the source, and a directory for what is made.
@@ -253,6 +259,16 @@ fn folders(hub: &Hub) -> Result<(Source, Sink), AppError> {
 }
 
 impl App {
+    /// Serves clients on threads of their own: those of `serving`.
+    ///
+    /// # Errors
+    ///
+    /// [`AppError::Threads`].
+    pub fn served_by(self, serving: Handle) -> Result<Self, AppError> {
+        let server = self.server.moved_to(&serving).map_err(AppError::Threads)?;
+        Ok(Self { server, serving, ..self })
+    }
+
     /// Where clients are served.
     ///
     /// # Errors
@@ -268,7 +284,7 @@ impl App {
     ///
     /// [`AppError::Folders`] when the folders can no longer be watched.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), AppError> {
-        let serving = tokio::spawn(self.server.run(Arc::clone(&self.hub)));
+        let serving = self.serving.spawn(self.server.run(Arc::clone(&self.hub)));
         let answering = tokio::spawn(crate::admin::run(self.admin, Arc::clone(&self.hub)));
         let ended = tokio::select! {
             ended = Box::pin(self.engine.run(self.feeds)) => ended,

@@ -8,6 +8,7 @@
 //!
 //! Start at [`Graph::run`].
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::output::{OutputKey, Table};
@@ -25,17 +26,59 @@ pub struct TaskId {
     pub name: Name,
 }
 
+/// What a task read and made. There are thousands, so both are kept as small as can be.
 #[derive(Debug, Default)]
 struct Task {
-    reads: HashSet<ReadKey>,
-    gives: Vec<OutputKey>,
+    /// Each once; names are shared with [`Graph::readers`].
+    reads: Box<[ReadKey]>,
+    gives: Box<[OutputKey]>,
+}
+
+/// The tasks that read one key.
+#[derive(Debug)]
+enum Readers {
+    /// Most often; a set for one takes several times the memory.
+    One(TaskId),
+    Several(HashSet<TaskId>),
+}
+
+impl Readers {
+    fn all(&self) -> impl Iterator<Item = &TaskId> {
+        let (one, several) = match self {
+            Self::One(id) => (Some(id), None),
+            Self::Several(ids) => (None, Some(ids)),
+        };
+        one.into_iter().chain(several.into_iter().flatten())
+    }
+
+    fn add(&mut self, id: &TaskId) {
+        match self {
+            Self::One(own) if own == id => {}
+            Self::One(own) => *self = Self::Several(HashSet::from([own.clone(), id.clone()])),
+            Self::Several(ids) if ids.contains(id) => {}
+            Self::Several(ids) => {
+                ids.insert(id.clone());
+            }
+        }
+    }
+
+    /// Tells whether none is left.
+    fn remove(&mut self, id: &TaskId) -> bool {
+        match self {
+            Self::One(own) => own == id,
+            Self::Several(ids) => {
+                ids.remove(id);
+                ids.is_empty()
+            }
+        }
+    }
 }
 
 /// All tasks, their reads and their outputs.
 #[derive(Debug, Default)]
 pub struct Graph {
     tasks: HashMap<TaskId, Task>,
-    readers: HashMap<ReadKey, HashSet<TaskId>>,
+    readers: HashMap<ReadKey, Readers>,
     /// Every output by key.
     pub table: Table,
 }
@@ -66,7 +109,7 @@ impl Graph {
             due.insert(TaskId { translator: Translator::Mesh, name });
         }
         for key in touched {
-            due.extend(self.readers.get(key).into_iter().flatten().cloned());
+            due.extend(self.readers.get(key).into_iter().flat_map(Readers::all).cloned());
             if let ReadKey::Object(key) = key {
                 due.extend(tasks_of(key));
             }
@@ -89,17 +132,10 @@ impl Graph {
         let outputs = id.translator.run(&id.name, &mut look);
         let (reads, kept) = look.finish();
         let old = self.tasks.remove(&id).unwrap_or_default();
-        for key in old.reads.difference(&reads) {
-            if let Some(readers) = self.readers.get_mut(key) {
-                readers.remove(&id);
-                if readers.is_empty() {
-                    self.readers.remove(key);
-                }
-            }
+        for key in old.reads.iter().filter(|key| !reads.contains(*key)) {
+            self.forget(key, &id);
         }
-        for key in reads.difference(&old.reads) {
-            self.readers.entry(key.clone()).or_default().insert(id.clone());
-        }
+        let reads: Box<[_]> = reads.into_iter().map(|key| self.note(key, &id)).collect();
         let (stay, old): (Vec<_>, Vec<_>) = old.gives.into_iter().partition(|k| kept.contains(k));
         let mut gives = self.table.replace(&id, &old, outputs, changed);
         gives.extend(stay);
@@ -108,13 +144,29 @@ impl Graph {
             .primary()
             .is_none_or(|kind| stores.object(&Key { kind, name: id.name.clone() }).is_some());
         if alive || !gives.is_empty() {
-            self.tasks.insert(id, Task { reads, gives });
+            self.tasks.insert(id, Task { reads, gives: gives.into() });
         } else {
-            for key in &reads {
-                if let Some(readers) = self.readers.get_mut(key) {
-                    readers.remove(&id);
-                }
+            reads.iter().for_each(|key| self.forget(key, &id));
+        }
+    }
+
+    /// Notes that a task reads `key`, and gives back the key as all tasks share it.
+    fn note(&mut self, key: ReadKey, id: &TaskId) -> ReadKey {
+        let known = self.readers.get_key_value(&key).map(|(known, _)| known.clone());
+        let key = known.unwrap_or(key);
+        match self.readers.entry(key.clone()) {
+            Entry::Occupied(mut readers) => readers.get_mut().add(id),
+            Entry::Vacant(nobody) => {
+                nobody.insert(Readers::One(id.clone()));
             }
+        }
+        key
+    }
+
+    /// Notes that a task does not read `key` any more.
+    fn forget(&mut self, key: &ReadKey, id: &TaskId) {
+        if self.readers.get_mut(key).is_some_and(|readers| readers.remove(id)) {
+            self.readers.remove(key);
         }
     }
 }

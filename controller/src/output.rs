@@ -95,7 +95,7 @@ pub enum Resource {
     /// Part of what proxies know.
     Plane(Plane),
     /// A pod that belongs in the mesh, for its agent.
-    NodePod(NodePod),
+    NodePod(Box<NodePod>),
     /// Roots that everybody is to trust, PEM each.
     Roots(Vec<String>),
 }
@@ -172,7 +172,7 @@ pub struct Config {
     /// Who needs it.
     pub scope: Scope,
     /// A waypoint that still gets an older form: some clients may enter it yet.
-    pub held: Option<Held>,
+    pub held: Option<Box<Held>>,
 }
 
 /// An older form of a resource, and for whom.
@@ -194,7 +194,7 @@ impl Config {
     #[must_use]
     pub fn held_for(self, address: &GatewayAddress, older: Plane) -> Self {
         let held = match &address.destination {
-            GatewayDestination::Hostname(key) => Some(Held {
+            GatewayDestination::Hostname(key) => Some(Box::new(Held {
                 // Service and account of a waypoint bear one name.
                 account: format!(
                     "{}/{}",
@@ -202,7 +202,7 @@ impl Config {
                     key.hostname.split('.').next().unwrap_or_default()
                 ),
                 resource: Resource::Plane(older),
-            }),
+            })),
             GatewayDestination::Address(_) => None,
         };
         Self { held, ..self }
@@ -229,7 +229,7 @@ pub enum Output {
     /// An object that runs a gateway.
     Object(Arc<Manifest>),
     /// Which listeners a route is attached to: they count it.
-    Attached(Key, Arc<BTreeSet<Listened>>),
+    Attached(Key, Arc<[Listened]>),
     /// What of an object is not served.
     NotServed(Arc<NotServed>),
 }

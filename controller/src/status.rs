@@ -18,6 +18,7 @@ pub use board::Board;
 
 use std::net::IpAddr;
 
+use self::packed::Packed;
 use crate::store::Key;
 
 /// One condition, before it has a time.
@@ -130,7 +131,7 @@ pub struct ListenerStatus {
 #[derive(Clone, Debug, PartialEq)]
 pub struct ParentStatus {
     /// The reference, as the object writes it.
-    pub reference: serde_json::Value,
+    pub reference: Packed,
     /// Name of our controller for that parent.
     pub controller: &'static str,
     /// Conditions.

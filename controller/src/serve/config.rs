@@ -26,14 +26,17 @@ pub type Named = (Family, Arc<str>);
 pub struct Entry {
     /// The encoded resource.
     pub versioned: Versioned,
-    /// Who needs it.
-    pub scope: Scope,
     /// Account of a waypoint that still gets an older form, and that form.
     pub held: Option<(String, Versioned)>,
     config: Arc<Config>,
 }
 
 impl Entry {
+    /// Who needs it.
+    pub fn scope(&self) -> &Scope {
+        &self.config.scope
+    }
+
     /// Differs whenever anything that a client may be sent of it does; never 0.
     ///
     /// The same in every controller, so that two can tell whether they publish the same.
@@ -43,7 +46,7 @@ impl Entry {
         if let Some((account, older)) = &self.held {
             digest.update(format!(" {account} {}", older.version));
         }
-        digest.update(format!("{:?}", self.scope));
+        digest.update(format!("{:?}", self.scope()));
         let digest: [u8; 32] = digest.finalize().into();
         let bytes = digest.first_chunk::<8>().copied().unwrap_or_default();
         u64::from_be_bytes(bytes).max(1)
@@ -99,7 +102,7 @@ impl Published {
         let new = resources.get(name).cloned();
         if let (Some(old), Some(new)) = (&old, &new)
             && old.versioned == new.versioned
-            && old.scope == new.scope
+            && old.scope() == new.scope()
             && old.held == new.held
         {
             return false;
@@ -212,7 +215,6 @@ fn encode(name: &Arc<str>, config: &Arc<Config>) -> Option<Entry> {
     let held = config.held.as_ref();
     Some(Entry {
         versioned: version(name, &config.resource)?,
-        scope: config.scope.clone(),
         held: held.and_then(|held| Some((held.account.clone(), version(name, &held.resource)?))),
         config: Arc::clone(config),
     })

@@ -95,7 +95,7 @@ impl<'a> ClientView<'a> {
             Some((account, older)) if account == self.account => older,
             Some(_) | None => &entry.versioned,
         };
-        self.role.needs(&entry.scope).then_some(form)
+        self.role.needs(entry.scope()).then_some(form)
     }
 }
 

@@ -19,6 +19,7 @@ use routing::wire::messages::waymark::v1::{Followed, Leading, NodeReport, NodeRe
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
@@ -174,6 +175,17 @@ impl Server {
     /// Those of the socket.
     pub fn address(&self) -> std::io::Result<SocketAddr> {
         self.listener.local_addr()
+    }
+
+    /// The same, on the threads of `runtime`: it is to [`run`](Self::run) there.
+    ///
+    /// # Errors
+    ///
+    /// Those of the socket.
+    pub fn moved_to(self, runtime: &Handle) -> std::io::Result<Self> {
+        let listener = self.listener.into_std()?;
+        let _inside = runtime.enter();
+        Ok(Self { listener: TcpListener::from_std(listener)?, ..self })
     }
 
     /// Serves until the task is aborted.

@@ -13,6 +13,7 @@
 
 mod named;
 mod object;
+mod raw;
 pub mod retry;
 mod served;
 mod watch;
@@ -23,7 +24,6 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::DynamicObject;
 use kube::core::PartialObjectMeta;
 use kube::core::discovery::ApiResource;
 use kube::runtime::WatchStreamExt as _;
@@ -35,6 +35,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use self::named::{Named, is_by_name};
+pub use self::raw::Raw;
 use self::retry::retry;
 use self::watch::{Scope, Seen};
 use super::{Batch, Change, Problem};
@@ -74,6 +75,8 @@ pub struct Cluster {
 struct Kept {
     version: Option<Arc<str>>,
     status: Packed,
+    /// A write of ours gave this version, and changed nothing but the status.
+    ours: bool,
 }
 
 /// Namespaces that the mesh does not look at.
@@ -118,7 +121,7 @@ impl Cluster {
     }
 
     /// The endpoint of an object; none if its kind is not served.
-    pub fn api(&self, key: &Key) -> Option<Api<DynamicObject>> {
+    pub fn api(&self, key: &Key) -> Option<Api<Raw>> {
         let served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
         let resource = served.get(&key.kind)?;
         Some(if key.kind.is_cluster_wide() {
@@ -143,7 +146,27 @@ impl Cluster {
 
     /// Takes what stands as the status of an object.
     pub(crate) fn set_standing(&self, key: &Key, now: Option<Standing>) {
-        let now = now.map(|now| Kept { version: now.version, status: Packed::from(&now.status) });
+        self.keep(key, now, false);
+    }
+
+    /// Takes what stands after the status of an object was written here.
+    pub(crate) fn wrote(&self, key: &Key, now: Standing) {
+        self.keep(key, Some(now), true);
+    }
+
+    /// Tells whether this version of an object came of a write of ours: nothing but the status
+    /// differs from the version before.
+    fn is_own(&self, key: &Key, version: Option<&str>) -> bool {
+        let standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = standing.get(key).filter(|kept| kept.ours);
+        kept.is_some_and(|kept| version.is_some() && kept.version.as_deref() == version)
+    }
+
+    fn keep(&self, key: &Key, now: Option<Standing>, ours: bool) {
+        let now = now.map(|now| {
+            let status = Packed::from(&now.status);
+            Kept { version: now.version, status, ours }
+        });
         let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
         match now {
             Some(now) => standing.insert(key.clone(), now),

@@ -169,7 +169,7 @@ impl Pen<'_> {
 
     fn parent(&mut self, at: usize, reference: &str, parent: &ParentStatus) -> Value {
         json!({
-            (reference): parent.reference,
+            (reference): parent.reference.value(),
             "controllerName": parent.controller,
             "conditions": self.all(&at.to_string(), &parent.conditions),
         })

@@ -16,14 +16,14 @@ use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt as _, stream};
 use kube::ResourceExt as _;
-use kube::api::{DynamicObject, Patch, PatchParams};
+use kube::api::{Patch, PatchParams};
 use serde_json::Value;
 use tokio::sync::watch;
 
 use self::pace::Pace;
 use crate::app::Hub;
 use crate::lead::dirty::{self, Outbox};
-use crate::source::kubernetes::{Cluster, Standing};
+use crate::source::kubernetes::{Cluster, Raw, Standing};
 use crate::store::Key;
 
 /// Writes under way at once.
@@ -91,13 +91,13 @@ async fn write(hub: &Hub, cluster: &Cluster, key: &Key) -> kube::Result<()> {
         let name = &key.name.name;
         match api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await {
             Ok(object) => {
-                cluster.set_standing(key, Some(standing_of(&object)));
+                cluster.wrote(key, standing_of(object));
                 return Ok(());
             }
             Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
             Err(kube::Error::Api(status)) if status.code == 409 => {
                 let Some(object) = api.get_opt(name).await? else { return Ok(()) };
-                cluster.set_standing(key, Some(standing_of(&object)));
+                cluster.set_standing(key, Some(standing_of(object)));
             }
             Err(error) => return Err(error),
         }
@@ -106,9 +106,9 @@ async fn write(hub: &Hub, cluster: &Cluster, key: &Key) -> kube::Result<()> {
     Ok(())
 }
 
-fn standing_of(object: &DynamicObject) -> Standing {
+fn standing_of(mut object: Raw) -> Standing {
     Standing {
         version: object.resource_version().map(Into::into),
-        status: object.data.get("status").cloned().unwrap_or(Value::Null),
+        status: object.fields.remove("status").unwrap_or(Value::Null),
     }
 }

@@ -27,6 +27,7 @@ use crate::api;
 use crate::api::gateway as written;
 use crate::api::istio::ServiceEntry;
 use crate::output::Listened;
+use crate::status::packed::Packed;
 use crate::status::{Body, Condition, ParentStatus, Status};
 use crate::store::lookup::Lookup;
 use crate::store::{Key, Kind, Name};
@@ -54,7 +55,7 @@ pub struct Attached {
     /// Listeners that count the route.
     pub listeners: BTreeSet<Listened>,
     /// Per parent of ours: the reference, whose it is, and why it does not take the route.
-    told: Vec<(serde_json::Value, &'static str, Option<Refusal>)>,
+    told: Vec<(Packed, &'static str, Option<Refusal>)>,
 }
 
 impl Route<'_> {
@@ -102,6 +103,7 @@ pub fn attach(route: Route<'_>, look: &mut Lookup<'_>) -> Attached {
         };
         if let Some((controller, refused)) = told {
             let reference = serde_json::to_value(reference).unwrap_or_default();
+            let reference = Packed::from(&reference);
             attached.told.push((reference, controller, refused));
         }
     }

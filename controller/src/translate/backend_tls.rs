@@ -28,6 +28,7 @@ use super::reference_grant::From;
 use super::{routes, shape};
 use crate::api;
 use crate::output::{Config, Output, Scope};
+use crate::status::packed::Packed;
 use crate::status::{Body, Condition, ParentStatus, Status};
 use crate::store::index::{self, Index};
 use crate::store::lookup::Lookup;
@@ -188,10 +189,10 @@ fn status(
     let conditions: Vec<Condition> =
         vec![accepted, condition("ResolvedRefs", "ResolvedRefs", unresolved.as_ref())];
     let parents = ancestors.iter().map(|(gateway, controller)| ParentStatus {
-        reference: json!({
+        reference: Packed::from(&json!({
             "group": api::GATEWAY_GROUP, "kind": "Gateway",
             "namespace": &*gateway.namespace, "name": &*gateway.name,
-        }),
+        })),
         controller,
         conditions: conditions.clone(),
     });

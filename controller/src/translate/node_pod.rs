@@ -46,7 +46,7 @@ pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
         strict: holds.strict,
         generation: look.told(uid).generation,
     };
-    vec![Config::output(Resource::NodePod(told), Scope::Node(node.as_str().into()))]
+    vec![Config::output(Resource::NodePod(told.into()), Scope::Node(node.as_str().into()))]
 }
 
 fn is_true(value: Option<&str>) -> bool {
@@ -169,7 +169,7 @@ mod tests {
         outputs.into_iter().find_map(|output| {
             let Output::Config(config) = output else { return None };
             match &config.resource {
-                Resource::NodePod(told) => Some(told.clone()),
+                Resource::NodePod(told) => Some(NodePod::clone(told)),
                 Resource::Plane(_) | Resource::Roots(_) => None,
             }
         })

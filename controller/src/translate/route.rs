@@ -113,7 +113,7 @@ pub fn outputs<R>(
     if matches!(rules, Rules::NoneServed(_)) {
         return outputs;
     }
-    outputs.push(Output::Attached(route.key(), Arc::new(attached.listeners)));
+    outputs.push(Output::Attached(route.key(), attached.listeners.into_iter().collect()));
     if !attached.gateways.is_empty() {
         let scope = |gateways: &BTreeSet<_>| Scope::Gateways(gateways.clone());
         outputs.extend(

@@ -28,7 +28,9 @@ const POD_SPEC: [&str; 5] =
     ["nodeName", "serviceAccountName", "hostNetwork", "containers", "initContainers"];
 /// What is kept of a pod's status.
 const POD_STATUS: [&str; 4] = ["phase", "podIP", "podIPs", "conditions"];
-/// What is kept of a pod's condition.
+/// The conditions of a pod that are read.
+const POD_CONDITIONS: [&str; 2] = ["Ready", "ContainersReady"];
+/// What is kept of one; the times tell nothing that a translator reads.
 const POD_CONDITION: [&str; 3] = ["type", "status", "reason"];
 
 /// The object as it is kept, and the status that stands in the cluster.
@@ -38,19 +40,32 @@ const POD_CONDITION: [&str; 3] = ["type", "status", "reason"];
 /// When the object is not of the kind's form.
 pub(super) fn read(
     kind: Kind,
-    mut value: Value,
+    mut fields: Map<String, Value>,
 ) -> Result<(Object, Option<Standing>), serde_json::Error> {
-    let standing = standing(kind, &value);
-    trim(kind, &mut value);
-    Ok((kind.read(value)?, standing))
+    let standing = standing(kind, &mut fields);
+    trim(kind, &mut fields);
+    Ok((kind.read(Value::Object(fields))?, standing))
 }
 
 /// Version and status of an object whose status is ours to write.
-fn standing(kind: Kind, value: &Value) -> Option<Standing> {
+fn standing(kind: Kind, fields: &mut Map<String, Value>) -> Option<Standing> {
     has_status(kind).then(|| Standing {
-        version: value.pointer("/metadata/resourceVersion").and_then(Value::as_str).map(Into::into),
-        status: value.get("status").cloned().unwrap_or_default(),
+        version: fields
+            .get("metadata")
+            .and_then(|meta| meta.get("resourceVersion"))
+            .and_then(Value::as_str)
+            .map(Into::into),
+        status: match keeps_status(kind) {
+            true => fields.get("status").cloned(),
+            false => fields.remove("status"),
+        }
+        .unwrap_or_default(),
     })
+}
+
+/// Tells whether translators read the status of this kind.
+fn keeps_status(kind: Kind) -> bool {
+    matches!(kind, Kind::Pod | Kind::Service | Kind::ServiceEntry)
 }
 
 /// Tells whether statuses of this kind are written by us.
@@ -85,15 +100,13 @@ fn has_status(kind: Kind) -> bool {
     }
 }
 
-fn trim(kind: Kind, value: &mut Value) {
-    if let Some(meta) = value.get_mut("metadata").and_then(Value::as_object_mut) {
-        meta.remove("managedFields");
+fn trim(kind: Kind, fields: &mut Map<String, Value>) {
+    if let Some(meta) = fields.get_mut("metadata").and_then(Value::as_object_mut) {
         meta.remove("resourceVersion");
         if let Some(annotations) = meta.get_mut("annotations").and_then(Value::as_object_mut) {
             annotations.remove(LAST_APPLIED);
         }
     }
-    let Some(fields) = value.as_object_mut() else { return };
     match kind {
         // Besides names and labels only their taints are read.
         Kind::Node => {
@@ -125,9 +138,6 @@ fn trim(kind: Kind, value: &mut Value) {
             if let Some(status) = fields.get_mut("status").and_then(Value::as_object_mut) {
                 status.retain(|name, _| name == "addresses");
             }
-        }
-        _ if has_status(kind) => {
-            fields.remove("status");
         }
         Kind::Secret
         | Kind::ConfigMap
@@ -161,8 +171,14 @@ fn pod(fields: &mut Map<String, Value>) {
     }
     if let Some(status) = fields.get_mut("status").and_then(Value::as_object_mut) {
         status.retain(|name, _| POD_STATUS.contains(&name.as_str()));
-        // The times of a condition tell nothing that a translator reads.
-        let all = status.get_mut("conditions").and_then(Value::as_array_mut);
+        let mut all = status.get_mut("conditions").and_then(Value::as_array_mut);
+        let is_read = |condition: &Value| {
+            let kind = condition.get("type").and_then(Value::as_str);
+            kind.is_some_and(|kind| POD_CONDITIONS.contains(&kind))
+        };
+        if let Some(all) = &mut all {
+            all.retain(is_read);
+        }
         for condition in all.into_iter().flatten().filter_map(Value::as_object_mut) {
             condition.retain(|name, _| POD_CONDITION.contains(&name.as_str()));
         }
@@ -174,13 +190,17 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    fn read(kind: Kind, value: Value) -> Result<(Object, Option<Standing>), serde_json::Error> {
+        super::read(kind, value.as_object().unwrap().clone())
+    }
+
     #[test]
     fn a_status_write_of_ours_leaves_the_kept_object_as_it_is() {
         let route = |version: &str, status: Value| {
             json!({
                 "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
                 "metadata": {"name": "r", "namespace": "n", "generation": 2, "resourceVersion": version,
-                    "managedFields": [{"manager": version}], "annotations": {LAST_APPLIED: version}},
+                    "annotations": {LAST_APPLIED: version}},
                 "spec": {"parentRefs": [{"name": "g"}]},
                 "status": status,
             })
@@ -203,8 +223,8 @@ mod tests {
                 "containers": [{"name": "c", "image": "i", "env": [{"name": "A", "value": "b"}],
                     "ports": [{"containerPort": 80}], "readinessProbe": {"tcpSocket": {"port": 80}}}]},
             "status": {"phase": "Running", "podIP": "10.0.0.1", "startTime": "2026-01-01T00:00:00Z",
-                "conditions": [{"type": "Ready", "status": "True",
-                    "lastTransitionTime": "2026-01-01T00:00:00Z"},
+                "conditions": [{"type": "Initialized", "status": "True"},
+                    {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"},
                     {"type": "ContainersReady", "status": "False", "reason": "ContainersNotReady"}]},
         });
         let Object::Pod(pod) = read(Kind::Pod, value).unwrap().0 else { panic!("a pod") };
@@ -217,7 +237,7 @@ mod tests {
         assert!(spec.volumes.is_none() && spec.containers[0].env.is_none());
         assert!(spec.containers[0].ports.is_some() && spec.containers[0].readiness_probe.is_some());
         let conditions = pod.status.as_ref().unwrap().conditions.as_ref().unwrap();
-        assert_eq!(conditions[0].last_transition_time, None);
+        assert_eq!((conditions.len(), &conditions[0].last_transition_time), (2, &None));
         assert_eq!(conditions[1].reason.as_deref(), Some("ContainersNotReady"));
     }
 

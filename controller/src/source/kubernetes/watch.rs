@@ -6,24 +6,23 @@
 //! cannot be read (its last good version stays). Everything is listed again when a namespace
 //! comes in: what was left out is kept nowhere. Ends when the kind is no longer served or nobody listens.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
-use kube::api::DynamicObject;
 use kube::core::discovery::ApiResource;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Resource as _, ResourceExt as _};
-use serde_json::Value;
+use serde::Deserialize as _;
 use tokio::sync::mpsc;
 
 use super::retry::retry;
-use super::{Cluster, LeftOut, object};
+use super::{Cluster, LeftOut, Raw, object};
 use crate::source::{Change, Problem};
-use crate::store::{Key, Kind, Name, Object};
+use crate::store::{Key, Kind, Name};
 
 /// What is followed.
 #[derive(Clone, Debug)]
@@ -63,7 +62,7 @@ pub(super) fn all(
     cluster: &Cluster,
     kind: Kind,
     resource: &ApiResource,
-) -> (Api<DynamicObject>, watcher::Config) {
+) -> (Api<Raw>, watcher::Config) {
     let api = Api::all_with(cluster.client.clone(), resource);
     let config = watcher::Config::default();
     let config = if is_made(kind) { config.labels(crate::api::MANAGED) } else { config };
@@ -85,7 +84,7 @@ fn is_made(kind: Kind) -> bool {
 pub(super) async fn follow(
     cluster: Arc<Cluster>,
     scope: Scope,
-    (api, config): (Api<DynamicObject>, watcher::Config),
+    (api, config): (Api<Raw>, watcher::Config),
     out: mpsc::Sender<Seen>,
 ) {
     let kind = scope.kind();
@@ -154,7 +153,7 @@ impl Follower {
         Self { cluster, kind, scope, known, listed: None, left }
     }
 
-    fn take(&mut self, event: Event<DynamicObject>) -> Vec<Seen> {
+    fn take(&mut self, event: Event<Raw>) -> Vec<Seen> {
         match event {
             Event::Init => {
                 self.listed = Some(BTreeSet::new());
@@ -174,6 +173,8 @@ impl Follower {
                 seen.push(Seen::Synced(self.scope.clone()));
                 seen
             }
+            // It is in force here as it is; there are as many of these as of all other changes.
+            Event::Apply(object) if self.is_own(&object) => Vec::new(),
             Event::Apply(object) => self.put(object),
             Event::Delete(object) => self.remove(name(&object)),
         }
@@ -210,17 +211,26 @@ impl Follower {
         vec![Seen::Unreadable(key.clone(), Some(problem)), Seen::Synced(scope.clone())]
     }
 
-    fn put(&mut self, object: DynamicObject) -> Vec<Seen> {
+    /// Tells whether all that is new of a known object is a status that was written here. What
+    /// others wrote just before came with an event of its own.
+    fn is_own(&self, object: &Raw) -> bool {
+        let key = Key { kind: self.kind, name: name(object) };
+        let version = object.meta().resource_version.as_deref();
+        self.known.contains(&key.name) && self.cluster.is_own(&key, version)
+    }
+
+    fn put(&mut self, object: Raw) -> Vec<Seen> {
         let key = Key { kind: self.kind, name: name(&object) };
         if self.kind == Kind::Namespace {
-            let labels = object.metadata.labels.as_ref();
-            self.cluster.see_namespace(&key.name.name, Some(labels));
+            let labels = object.fields.get("metadata").and_then(|meta| meta.get("labels"));
+            let labels = labels.and_then(|labels| BTreeMap::deserialize(labels).ok());
+            self.cluster.see_namespace(&key.name.name, Some(labels.as_ref()));
         }
         if self.left.names.contains(&key.name.namespace) {
             return Vec::new();
         }
         self.known.insert(key.name.clone());
-        match self.read(object) {
+        match object::read(self.kind, object.fields) {
             Ok((object, standing)) => {
                 self.cluster.set_standing(&key, standing);
                 vec![Seen::Change(Change::Put(object)), Seen::Unreadable(key, None)]
@@ -231,22 +241,6 @@ impl Follower {
                 vec![Seen::Unreadable(key, Some(problem))]
             }
         }
-    }
-
-    fn read(
-        &self,
-        object: DynamicObject,
-    ) -> Result<(Object, Option<super::Standing>), serde_json::Error> {
-        let DynamicObject { types, metadata, data } = object;
-        let mut value = data;
-        if let Value::Object(fields) = &mut value {
-            if let Some(types) = types {
-                fields.insert("apiVersion".to_owned(), types.api_version.into());
-                fields.insert("kind".to_owned(), types.kind.into());
-            }
-            fields.insert("metadata".to_owned(), serde_json::to_value(metadata)?);
-        }
-        object::read(self.kind, value)
     }
 
     fn remove(&mut self, name: Name) -> Vec<Seen> {
@@ -271,19 +265,20 @@ fn problem(key: &Key, message: String) -> Problem {
     }
 }
 
-fn name(object: &DynamicObject) -> Name {
+fn name(object: &Raw) -> Name {
     let namespace = object.meta().namespace.as_deref().unwrap_or_default();
     Name::new(namespace, &object.name_any())
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
+    use super::super::Standing;
     use super::*;
     use crate::discovery::Selectors;
 
-    fn object(namespace: &str, name: &str, labels: Value) -> DynamicObject {
+    fn object(namespace: &str, name: &str, labels: Value) -> Raw {
         let meta = json!({"name": name, "namespace": namespace, "labels": labels});
         serde_json::from_value(json!({"metadata": meta})).unwrap()
     }
@@ -299,14 +294,42 @@ mod tests {
         told.collect()
     }
 
-    #[tokio::test]
-    async fn objects_are_left_out_with_their_namespace_and_read_when_it_comes_in() {
+    /// Of which nothing is asked.
+    fn cluster(selectors: &str) -> Arc<Cluster> {
         let _installed_before = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let selectors = r#"[{"matchLabels": {"mesh": "yes"}}]"#.parse::<Selectors>().unwrap();
-        // Nothing is asked of it.
         let nowhere = kube::Config::new("http://127.0.0.1:9".parse().unwrap());
         let client = kube::Client::try_from(nowhere).unwrap();
-        let cluster = Arc::new(Cluster::new(client, selectors));
+        Arc::new(Cluster::new(client, selectors.parse::<Selectors>().unwrap()))
+    }
+
+    #[tokio::test]
+    async fn a_status_that_was_written_here_is_no_news() {
+        let cluster = cluster("[]");
+        let mut follower =
+            Follower::new(Arc::clone(&cluster), Scope::All(Kind::HttpRoute), LeftOut::default());
+        let route = |version: &str| {
+            let meta = json!({"name": "r", "namespace": "n", "resourceVersion": version});
+            serde_json::from_value::<Raw>(json!({"metadata": meta, "spec": {}})).unwrap()
+        };
+        let key = Key { kind: Kind::HttpRoute, name: Name::new("n", "r") };
+        let standing =
+            |version: &str| Standing { version: Some(version.into()), ..Standing::default() };
+        let news = vec!["put HTTPRoute n/r".to_owned()];
+        cluster.wrote(&key, standing("1"));
+        assert_eq!(told(follower.take(Event::Apply(route("1")))), news, "it is not known here yet");
+        cluster.wrote(&key, standing("3"));
+        assert_eq!(told(follower.take(Event::Apply(route("2")))), news, "of somebody, before it");
+        cluster.wrote(&key, standing("3"));
+        assert!(told(follower.take(Event::Apply(route("3")))).is_empty());
+        assert_eq!(told(follower.take(Event::Apply(route("4")))), news);
+        // Read at the apiserver, which tells nothing of what else changed.
+        cluster.set_standing(&key, Some(standing("5")));
+        assert_eq!(told(follower.take(Event::Apply(route("5")))), news);
+    }
+
+    #[tokio::test]
+    async fn objects_are_left_out_with_their_namespace_and_read_when_it_comes_in() {
+        let cluster = cluster(r#"[{"matchLabels": {"mesh": "yes"}}]"#);
         let follower =
             |kind| Follower::new(Arc::clone(&cluster), Scope::All(kind), LeftOut::default());
         let (mut namespaces, mut accounts) =
