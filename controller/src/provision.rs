@@ -3,7 +3,8 @@
 //! Writes the objects that run gateways, in local mode as files of a directory.
 //!
 //! Owns: one file per Gateway with all its objects, replaced atomically, removed with its
-//! Gateway. What they look like is [`manifest`]'s, what users change of it [`overlay`]'s; to
+//! Gateway. What they look like is [`manifest`]'s, what users change of it [`overlay`]'s, for all
+//! Gateways [`pods`]'; to
 //! Kubernetes [`apply`] writes them, [`roots`] the root certificate, [`mark`] what is proven of
 //! pods, [`events`] what of an object is not served; [`untaint`] takes the startup taint off nodes.
 
@@ -12,6 +13,7 @@ pub mod events;
 pub mod manifest;
 pub mod mark;
 pub mod overlay;
+pub mod pods;
 pub mod roots;
 pub mod untaint;
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::Parser;
 
 use crate::discovery::Selectors;
+use crate::provision::pods::Pods;
 
 /// What holds for the whole mesh; translators read it.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +26,8 @@ pub struct Mesh {
     pub cluster_id: Arc<str>,
     /// Namespaces that are looked at.
     pub discovery: Selectors,
+    /// Namespaces whose pods never belong in the mesh, besides those for which that always holds.
+    pub excluded: Arc<[Arc<str>]>,
     /// What the proxies of Gateways are told.
     pub proxies: Proxies,
 }
@@ -37,16 +40,17 @@ impl Default for Mesh {
             trust_domain_aliases: Arc::default(),
             cluster_id: "Kubernetes".into(),
             discovery: Selectors::default(),
+            excluded: Arc::default(),
             proxies: Proxies::default(),
         }
     }
 }
 
-/// Trust domains, from a JSON list of their names.
+/// Names, from a JSON list.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Aliases(Arc<[Arc<str>]>);
+pub struct Names(Arc<[Arc<str>]>);
 
-impl FromStr for Aliases {
+impl FromStr for Names {
     type Err = serde_json::Error;
 
     fn from_str(text: &str) -> Result<Self, serde_json::Error> {
@@ -63,8 +67,8 @@ impl Mesh {
     }
 }
 
-/// What the proxies of Gateways are told.
-#[derive(Clone, Debug, Eq, PartialEq)]
+/// What the proxies of Gateways are told, and what their pods are made with.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Proxies {
     /// Their image.
     pub image: Arc<str>,
@@ -74,6 +78,8 @@ pub struct Proxies {
     pub root_file: Arc<str>,
     /// File with their token.
     pub token_file: Arc<str>,
+    /// What their pods have, unless a Gateway or its class says otherwise.
+    pub pods: Pods,
 }
 
 impl Proxies {
@@ -90,6 +96,7 @@ impl Default for Proxies {
             address: ADDRESS.into(),
             root_file: ROOT_FILE.into(),
             token_file: TOKEN_FILE.into(),
+            pods: Pods::default(),
         }
     }
 }
@@ -171,11 +178,16 @@ pub struct Settings {
 
     /// Trust domains that principals in policies may name it by too, as a JSON list.
     #[arg(long, default_value = "[]")]
-    pub trust_domain_aliases: Aliases,
+    pub trust_domain_aliases: Names,
 
     /// Label selectors of the namespaces that are looked at, as a JSON list; none takes all.
     #[arg(long, default_value = "[]")]
     pub discovery_selectors: Selectors,
+
+    /// Namespaces whose pods never belong in the mesh, as a JSON list; kube-system and the root
+    /// namespace always are such.
+    #[arg(long, default_value = "[]")]
+    pub exclude_namespaces: Names,
 
     /// Name of the cluster on the wire.
     #[arg(long, default_value = "Kubernetes")]
@@ -184,6 +196,12 @@ pub struct Settings {
     /// Image of the proxies that are made for Gateways.
     #[arg(long, default_value = IMAGE)]
     pub gateway_image: String,
+
+    /// What pods of Gateways have below all parameters, as a JSON object: imagePullPolicy,
+    /// imagePullSecrets (names), logAsJson, and for `ingress` and `waypoint` each resources, affinity,
+    /// topologySpreadConstraints, nodeSelector, tolerations.
+    #[arg(long, default_value = "{}")]
+    pub gateway_pods: Pods,
 
     /// Where proxies of Gateways find this controller.
     #[arg(long, default_value = ADDRESS)]
@@ -239,11 +257,13 @@ impl Settings {
             trust_domain_aliases: Arc::clone(&self.trust_domain_aliases.0),
             cluster_id: self.cluster_id.as_str().into(),
             discovery: self.discovery(),
+            excluded: Arc::clone(&self.exclude_namespaces.0),
             proxies: Proxies {
                 image: self.gateway_image.as_str().into(),
                 address: self.gateway_xds_address.as_str().into(),
                 root_file: self.gateway_root_file.as_str().into(),
                 token_file: self.gateway_token_file.as_str().into(),
+                pods: self.gateway_pods.clone(),
             },
         }
     }

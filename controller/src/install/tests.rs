@@ -2,7 +2,14 @@
 
 //! The chart, filled in.
 
+use std::collections::BTreeMap;
+
+use clap::Parser as _;
+
 use super::*;
+use crate::api::Role;
+use crate::provision::pods::Pods;
+use crate::settings::Settings;
 use crate::translate::testing::unrestricted;
 
 fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
@@ -135,29 +142,6 @@ fn secrets_may_be_watched_by_name_and_those_of_the_authority_read() {
 }
 
 #[test]
-fn lines_are_left_out_whose_condition_does_not_hold() {
-    let values = json!({"on": true, "off": false, "none": [], "some": {"a": 1}, "empty": ""});
-    let chosen = |text: &str| chosen("t", text, &values);
-    let lines =
-        |path: &str| format!("a: 1\n  {{{{- if .Values.{path} }}}}\nb: 2\n{{{{- end }}}}\nc: 3\n");
-    for (path, holds) in
-        [("on", true), ("off", false), ("none", false), ("some", true), ("empty", false)]
-    {
-        let want = if holds { "a: 1\nb: 2\nc: 3\n" } else { "a: 1\nc: 3\n" };
-        assert_eq!(chosen(&lines(path)).unwrap(), want, "{path}");
-    }
-    assert_eq!(chosen(&lines("other")), Err(InstallError::NoValue("other".into())));
-    for bad in [
-        "{{- if .Values.on }}\n",
-        "{{- end }}\n",
-        "{{- if not .Values.on }}\n{{- end }}\n",
-        "{{- if .Values.on }}\n{{- if .Values.on }}\n{{- end }}\n{{- end }}\n",
-    ] {
-        assert!(matches!(chosen(bad), Err(InstallError::Word { .. })), "{bad}");
-    }
-}
-
-#[test]
 fn the_controller_may_change_nodes_only_where_it_takes_a_taint_off() {
     let of = |sets: &[&str]| {
         let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
@@ -199,7 +183,7 @@ fn each_admission_policy_is_bound_and_says_which_field_is_wrong() {
 fn the_hook_of_helm_may_remove_every_kind_that_is_installed() {
     const HOOK: &str = include_str!("../../deploy/waymark/templates/uninstall.yaml");
     let values: Value = parse("values.yaml", VALUES).unwrap();
-    let text = fill("uninstall.yaml", HOOK, "mesh", &values).unwrap();
+    let text = template::render("uninstall.yaml", HOOK, "mesh", &values).unwrap();
     let hook: Vec<Value> =
         text.split("\n---\n").map(|text| parse("uninstall.yaml", text).unwrap()).collect();
     for object in &hook {
@@ -236,14 +220,110 @@ fn the_hook_of_helm_may_remove_every_kind_that_is_installed() {
     }
 }
 
+/// The arguments of the controller, as it reads them.
+fn controllers(sets: &[&str]) -> Settings {
+    let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
+    let objects = objects("mesh", &sets).unwrap();
+    let pod = &find(&objects, "Deployment", "waymark-controller")["spec"]["template"]["spec"];
+    let arguments: Vec<String> =
+        serde_json::from_value(pod["containers"][0]["args"].clone()).unwrap();
+    let given = ["waymark-controller".to_owned()].into_iter().chain(arguments.iter().cloned());
+    let settings = Settings::try_parse_from(given);
+    settings.unwrap_or_else(|error| panic!("{arguments:?}: {error}"))
+}
+
+/// What pods of each role get; an empty member of the values says nothing.
+fn members(pods: &Pods) -> [BTreeMap<String, Value>; 2] {
+    [Role::Ingress, Role::Waypoint]
+        .map(|role| pods.of_pod(role).chain(pods.of_container(role)).collect())
+}
+
 #[test]
-fn words_that_are_not_understood_are_refused() {
-    let values = json!({"a": {"b": 1, "c": [1]}});
-    let fill = |text| fill("t", text, "ns", &values);
-    assert_eq!(fill("x: {{ .Values.a.b }} {{ .Release.Namespace }}").unwrap(), "x: 1 ns");
-    assert_eq!(fill("x: {{ toJson .Values.a }}").unwrap(), r#"x: {"b":1,"c":[1]}"#);
-    for bad in ["{{ if .Values.a }}", "{{ .Values.a.c }}", "{{ .Values.a.b"] {
-        assert!(matches!(fill(bad), Err(InstallError::Word { .. })), "{bad}");
+fn pods_of_gateways_are_made_with_what_the_values_say() {
+    let settings = controllers(&[]);
+    let least = r#"{"resources": {"requests": {"cpu": "100m", "memory": "64Mi"}}}"#;
+    let want = format!(
+        r#"{{"imagePullPolicy": "IfNotPresent", "imagePullSecrets": [], "ingress": {least}, "waypoint": {least}}}"#
+    );
+    let want: Pods = want.parse().unwrap();
+    assert_eq!(members(&settings.mesh().proxies.pods), members(&want));
+
+    let sets = [
+        "global.waypoint.nodeSelector={disk: \"it's\"}",
+        "global.waypoint.resources.requests.cpu=2",
+        "global.proxy.resources=null",
+        "global.imagePullSecrets=[registry]",
+    ];
+    let settings = controllers(&sets);
+    let want = r#"{"imagePullPolicy": "IfNotPresent", "imagePullSecrets": ["registry"],
+        "waypoint": {"resources": {"requests": {"cpu": "2", "memory": "64Mi"}}, "nodeSelector": {"disk": "it's"}}}"#;
+    let want: Pods = want.parse().unwrap();
+    assert_eq!(members(&settings.mesh().proxies.pods), members(&want));
+}
+
+#[test]
+fn each_part_pulls_its_image_with_the_secrets_of_the_values() {
+    let objects = objects("mesh", &["global.imagePullSecrets=[a, b]".to_owned()]).unwrap();
+    for (kind, name) in [
+        ("Deployment", "waymark-controller"),
+        ("DaemonSet", "ztunnel"),
+        ("DaemonSet", "waymark-agent"),
+    ] {
+        let pod = &find(&objects, kind, name)["spec"]["template"]["spec"];
+        assert_eq!(pod["imagePullSecrets"], json!([{"name": "a"}, {"name": "b"}]), "{name}");
     }
-    assert_eq!(fill("{{ .Values.z }}"), Err(InstallError::NoValue("z".into())));
+}
+
+#[test]
+fn templates_ask_for_values_that_the_chart_has() {
+    const HOOK: &str = include_str!("../../deploy/waymark/templates/uninstall.yaml");
+    let values: Value = parse("values.yaml", VALUES).unwrap();
+    let mut asked = 0;
+    for (file, text) in TEMPLATES.into_iter().chain([("uninstall.yaml", HOOK)]) {
+        for rest in text.split(".Values.").skip(1) {
+            let path = rest.split([' ', '}']).next().unwrap();
+            let pointer = format!("/{}", path.replace('.', "/"));
+            assert!(values.pointer(&pointer).is_some(), "{file}: {path}");
+            asked += 1;
+        }
+    }
+    assert!(asked > 20, "{asked}");
+}
+
+#[test]
+fn each_part_takes_what_its_values_say_of_its_pods() {
+    let parts = [
+        ("pilot", "Deployment", "waymark-controller"),
+        ("ztunnel", "DaemonSet", "ztunnel"),
+        ("cni", "DaemonSet", "waymark-agent"),
+    ];
+    for (values, _, name) in parts {
+        let sets = [
+            "global.logAsJson=true".to_owned(),
+            format!(r"{values}.podAnnotations.example\.com/a=1"),
+            format!("{values}.nodeSelector.disk=ssd"),
+            format!("{values}.tolerations=[{{key: mesh, operator: Exists}}]"),
+            format!("{values}.affinity={{nodeAffinity: {{}}}}"),
+            format!("{values}.env.EXTRA=5"),
+        ];
+        let objects = objects("mesh", &sets).unwrap();
+        for (_, kind, other) in parts {
+            let template = &find(&objects, kind, other)["spec"]["template"];
+            let pod = &template["spec"];
+            let env = pod["containers"][0]["env"].as_array().unwrap();
+            assert!(env.contains(&json!({"name": "LOG_FORMAT", "value": "json"})), "{other}");
+            let told = other == name;
+            let annotation = &template["metadata"]["annotations"]["example.com/a"];
+            assert_eq!(annotation == "1", told, "{annotation} of {other}");
+            assert_eq!(pod["nodeSelector"]["disk"] == "ssd", told, "{other}");
+            assert_eq!(pod["tolerations"][0]["key"] == "mesh", told, "{other}");
+            assert_eq!(pod["affinity"]["nodeAffinity"].is_object(), told, "{other}");
+            assert_eq!(env.contains(&json!({"name": "EXTRA", "value": "5"})), told, "{other}");
+        }
+        let ztunnel = &find(&objects, "DaemonSet", "ztunnel")["spec"]["template"];
+        assert_eq!(ztunnel["metadata"]["annotations"]["prometheus.io/port"], "15020");
+    }
+    let settings = controllers(&["global.logAsJson=true", "cni.excludeNamespaces=[a, b]"]);
+    assert!(settings.mesh().proxies.pods.log_as_json());
+    assert_eq!(*settings.mesh().excluded, ["a", "b"].map(std::sync::Arc::from));
 }

@@ -182,8 +182,9 @@ impl Wanted<'_> {
             },
             "containers": [self.container(mesh)],
         });
-        if let (Some(volumes), Some(pod)) = (volumes(&mesh.proxies), pod.as_object_mut()) {
-            pod.insert("volumes".to_owned(), volumes);
+        if let Some(pod) = pod.as_object_mut() {
+            pod.extend(volumes(&mesh.proxies).map(|volumes| ("volumes".to_owned(), volumes)));
+            pod.extend(mesh.proxies.pods.of_pod(self.class.role));
         }
         let value = json!({
             "spec": {
@@ -243,9 +244,15 @@ impl Wanted<'_> {
             "readinessProbe": probe(15, 4),
         });
         let aliases = mesh.trust_domain_aliases.join(",");
-        let env = container.pointer_mut("/env").and_then(Value::as_array_mut);
-        if let (Some(env), false) = (env, aliases.is_empty()) {
-            env.push(value("TRUST_DOMAIN_ALIASES", &aliases));
+        let more = [
+            (!aliases.is_empty()).then(|| value("TRUST_DOMAIN_ALIASES", &aliases)),
+            proxies.pods.log_as_json().then(|| value("LOG_FORMAT", "json")),
+        ];
+        if let Some(env) = container.pointer_mut("/env").and_then(Value::as_array_mut) {
+            env.extend(more.into_iter().flatten());
+        }
+        if let Some(container) = container.as_object_mut() {
+            container.extend(proxies.pods.of_container(self.class.role));
         }
         if let (Some(mounts), Some(container)) = (mounts(proxies), container.as_object_mut()) {
             container.insert("volumeMounts".to_owned(), mounts);

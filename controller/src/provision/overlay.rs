@@ -10,7 +10,7 @@
 //!
 //! Start at [`Overlay::read`] and [`Overlay::lay`].
 
-mod form;
+pub(crate) mod form;
 mod merge;
 
 use std::collections::BTreeMap;

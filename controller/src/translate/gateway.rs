@@ -23,6 +23,7 @@ use super::{frontend, parameters, pod};
 use crate::api::{self, BuiltinClass, Role};
 use crate::output::{Config, Family, Output, OutputKey, Scope};
 use crate::provision::manifest::{self, Wanted};
+use crate::settings::Mesh;
 use crate::status::{Body, Condition, Status};
 use crate::store::index::{self, Index};
 use crate::store::lookup::Lookup;
@@ -46,7 +47,7 @@ pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
 
     let only = || Scope::Gateways(BTreeSet::from([name.clone()]));
     outputs.extend(
-        settings(object, class, client.as_ref())
+        settings(object, class, client.as_ref(), look.mesh())
             .map(|settings| Config::plane(Plane::Gateway(Arc::new(settings)), only())),
     );
     let listeners: Vec<Listener> = judged.iter().filter_map(|one| one.resource.clone()).collect();
@@ -92,6 +93,7 @@ fn settings(
     object: &Object,
     class: &BuiltinClass,
     client: Result<&Option<SecretName>, &Refusal>,
+    mesh: &Mesh,
 ) -> Option<Gateway> {
     let meta = &object.metadata;
     let annotation = |key| label(meta.annotations.as_ref(), key);
@@ -115,6 +117,7 @@ fn settings(
         access_log: match annotation(api::ACCESS_LOG) {
             Some("off") => None,
             Some("json") => Some(LogFormat::Json),
+            None if mesh.proxies.pods.log_as_json() => Some(LogFormat::Json),
             Some(_) | None => Some(LogFormat::Text),
         },
         client_certificate: client.ok().cloned().flatten(),

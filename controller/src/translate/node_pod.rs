@@ -117,11 +117,15 @@ fn target(spec: &PodSpec, host: Option<&str>, port: &IntOrString) -> Option<Prob
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use serde_json::json;
 
     use super::super::testing::stores;
     use super::*;
     use crate::settings::Mesh;
+
+    const NAMESPACE: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: n, labels: {istio.io/dataplane-mode: ambient}}\n";
 
     #[test]
     fn every_place_that_the_kubelet_calls_is_told_and_no_other() {
@@ -159,13 +163,16 @@ mod tests {
 
     /// What the agent is told of a pod with these annotations and labels.
     fn told(annotations: &str, labels: &str) -> Option<NodePod> {
-        let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: {name: n, labels: {istio.io/dataplane-mode: ambient}}\n";
+        told_in(&Mesh::default(), annotations, labels)
+    }
+
+    fn told_in(mesh: &Mesh, annotations: &str, labels: &str) -> Option<NodePod> {
         let pod = format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: p, namespace: n, uid: u, annotations: {{{annotations}}}, labels: {{{labels}}}}}\n\
              spec: {{nodeName: n1, containers: [{{name: c}}]}}\n"
         );
-        let (stores, mesh) = (stores(&[namespace, &pod]), Mesh::default());
-        let outputs = run(&Name::new("n", "p"), &mut Lookup::new(&stores, &mesh));
+        let stores = stores(&[NAMESPACE, &pod]);
+        let outputs = run(&Name::new("n", "p"), &mut Lookup::new(&stores, mesh));
         outputs.into_iter().find_map(|output| {
             let Output::Config(config) = output else { return None };
             match &config.resource {
@@ -190,5 +197,16 @@ mod tests {
         }
         assert_eq!(told("sidecar.istio.io/status: '{}'", ""), None);
         assert_eq!(told("", "istio.io/dataplane-mode: none"), None);
+        for (excluded, inside) in [("other", true), ("n", false)] {
+            let mesh = Mesh { excluded: [Arc::from(excluded)].into(), ..Mesh::default() };
+            for labels in ["", "istio.io/dataplane-mode: ambient"] {
+                let told = told_in(&mesh, "", labels);
+                assert_eq!(told.is_some(), inside, "{excluded}, {labels}");
+            }
+            let stores = stores(&[NAMESPACE]);
+            let outside = pod::outside_namespaces(&mut Lookup::new(&stores, &mesh), &stores);
+            assert!(outside.contains(&excluded.to_owned()), "{outside:?}");
+            assert_eq!(outside.contains(&"n".to_owned()), !inside, "{outside:?}");
+        }
     }
 }

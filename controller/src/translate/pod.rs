@@ -157,7 +157,9 @@ pub fn canonical(pod: &Pod) -> (&str, &str) {
 
 /// Tells whether pods of `namespace` can belong in the mesh at all.
 pub fn namespace_can_enrol(namespace: &str, look: &Lookup<'_>) -> bool {
-    !OUTSIDE.contains(&namespace) && *look.mesh().root_namespace != *namespace
+    let mesh = look.mesh();
+    let excluded = mesh.excluded.iter().any(|name| **name == *namespace);
+    !excluded && !OUTSIDE.contains(&namespace) && *mesh.root_namespace != *namespace
 }
 
 /// Tells whether the pod belongs in the mesh.
@@ -195,8 +197,9 @@ pub fn outside_namespaces(look: &mut Lookup<'_>, stores: &Stores) -> Vec<String>
         let taken = look.mesh().discovery.take(name, namespace.metadata.labels.as_ref());
         leaves || !is_ambient(namespace) || !taken || !namespace_can_enrol(name, look)
     };
-    let never =
-        OUTSIDE.iter().map(ToString::to_string).chain([look.mesh().root_namespace.to_string()]);
+    let mesh = look.mesh();
+    let told = mesh.excluded.iter().chain([&mesh.root_namespace]).map(ToString::to_string);
+    let never: Vec<String> = OUTSIDE.iter().map(ToString::to_string).chain(told).collect();
     let known = stores.all::<Namespace>().filter(|namespace| plain(namespace));
     let mut all: Vec<String> =
         known.filter_map(|namespace| namespace.metadata.name.clone()).chain(never).collect();

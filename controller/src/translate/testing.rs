@@ -34,10 +34,14 @@ pub(crate) fn stores(texts: &[&str]) -> Stores {
 
 /// What a translator makes of one object.
 pub(crate) fn run(stores: &Stores, translator: Translator, name: &str) -> Made {
+    run_in(&Mesh::default(), stores, translator, name)
+}
+
+/// The same, in a mesh with other settings.
+pub(crate) fn run_in(mesh: &Mesh, stores: &Stores, translator: Translator, name: &str) -> Made {
     let (namespace, name) = name.split_once('/').unwrap_or(("", name));
-    let mesh = Mesh::default();
     let name = Name::new(namespace, name);
-    let mut look = Lookup::new(stores, &mesh);
+    let mut look = Lookup::new(stores, mesh);
     let made = translator.run(&name, &mut look);
     assert_named(stores, &name, look);
     Made(made)

@@ -38,6 +38,34 @@ pub(super) fn check(key: &'static str, kind: Kind, value: &Value) -> Result<(), 
 }
 
 fn read<T: DeserializeOwned>(key: &'static str, value: &Value) -> Result<(), Fault> {
+    strictly::<T>(value).map(|_| ()).map_err(|misfit| match misfit {
+        Misfit::Unknown(field) => Fault::Unknown { key, field },
+        Misfit::Value { field, message } => Fault::Value { key, field, message },
+    })
+}
+
+/// Why a value is not one of a type.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub(crate) enum Misfit {
+    /// The type has no such member.
+    #[error("{0}: there is no such field")]
+    Unknown(String),
+    /// A member's value is not of its type.
+    #[error("{field}: {message}")]
+    Value {
+        /// The member.
+        field: String,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+/// Reads a value that has no member besides those of its type.
+///
+/// # Errors
+///
+/// See [`Misfit`].
+pub(crate) fn strictly<T: DeserializeOwned>(value: &Value) -> Result<T, Misfit> {
     let mut unknown = None;
     let mut track = serde_path_to_error::Track::new();
     let read = {
@@ -47,15 +75,18 @@ fn read<T: DeserializeOwned>(key: &'static str, value: &Value) -> Result<(), Fau
         let ignored = serde_ignored::Deserializer::new(value, &mut note);
         T::deserialize(serde_path_to_error::Deserializer::new(ignored, &mut track))
     };
-    if let Err(error) = read {
-        let (field, message) = (track.path().to_string(), error.to_string());
-        return Err(Fault::Value { key, field, message });
+    match (read, unknown) {
+        (Ok(_), Some(field)) => Err(Misfit::Unknown(field)),
+        (Ok(read), None) => Ok(read),
+        (Err(error), _) => {
+            let (field, message) = (track.path().to_string(), error.to_string());
+            Err(Misfit::Value { field, message })
+        }
     }
-    unknown.map_or(Ok(()), |field| Err(Fault::Unknown { key, field }))
 }
 
 /// Writes quantities that are numbers as text, which an apiserver takes for the same.
-pub(super) fn write_quantities(value: &mut Value) {
+pub(crate) fn write_quantities(value: &mut Value) {
     match value {
         Value::Object(members) => {
             for (name, value) in members {

@@ -7,8 +7,9 @@ use routing::gateway::LogFormat;
 use routing::listener::{ClientValidationMode, Protocol, TlsMode};
 
 use super::super::Translator;
-use super::super::testing::{Edited, Made, certificate, run, secret, stores, unrestricted};
+use super::super::testing::{Edited, Made, certificate, run, run_in, secret, stores, unrestricted};
 use crate::output::{Family, Output, Resource};
+use crate::settings::Mesh;
 use crate::status::Body;
 use crate::store::Kind;
 
@@ -37,19 +38,26 @@ fn gateway(spec: &str, more: &[&str]) -> Made {
 
 #[test]
 fn the_access_log_is_as_the_annotation_says() {
+    let (text, json) = (Some(LogFormat::Text), Some(LogFormat::Json));
+    let mut jsons = Mesh::default();
+    jsons.proxies.pods = r#"{"logAsJson": true}"#.parse().unwrap();
     let cases = [
-        ("", Some(LogFormat::Text)),
-        ("{gateway.waymark.dev/access-log: text}", Some(LogFormat::Text)),
-        ("{gateway.waymark.dev/access-log: json}", Some(LogFormat::Json)),
-        ("{gateway.waymark.dev/access-log: 'off'}", None),
+        // annotations, format, format where all logs are JSON
+        ("", text, json),
+        ("{gateway.waymark.dev/access-log: text}", text, text),
+        ("{gateway.waymark.dev/access-log: json}", json, json),
+        ("{gateway.waymark.dev/access-log: 'off'}", None, None),
     ];
-    for (annotations, want) in cases {
+    let cases = cases.into_iter().flat_map(|(annotations, want, want_of_jsons)| {
+        [(annotations, Mesh::default(), want), (annotations, jsons.clone(), want_of_jsons)]
+    });
+    for (annotations, mesh, want) in cases {
         let object = format!(
             "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\n\
              metadata: {{name: gw, namespace: infra, annotations: {annotations}}}\n\
              spec:\n  gatewayClassName: waymark\n{HTTP}"
         );
-        let made = run(&stores(&[&object]), Translator::Gateway, "infra/gw");
+        let made = run_in(&mesh, &stores(&[&object]), Translator::Gateway, "infra/gw");
         let logs = made.0.iter().find_map(|output| {
             let Output::Config(config) = output else { return None };
             let Resource::Plane(Plane::Gateway(settings)) = &config.resource else { return None };

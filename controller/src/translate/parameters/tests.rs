@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::super::Translator;
-use super::super::testing::{Edited, Made, run, stores};
+use super::super::testing::{Edited, Made, run, run_in, stores};
+use crate::settings::Mesh;
 use crate::status::{Body, Condition};
 use crate::store::Kind;
 
@@ -90,6 +91,62 @@ fn parameters_are_laid_over_the_objects() {
     let deployment = made.object(Kind::Deployment).unwrap();
     assert_eq!(budget["spec"]["selector"], deployment["spec"]["selector"]);
     assert_eq!(budget["metadata"]["ownerReferences"][0]["name"], "gw");
+}
+
+#[test]
+fn what_holds_for_all_gateways_lies_below_every_parameter() {
+    let mut mesh = Mesh::default();
+    let settings = r#"{
+        "imagePullPolicy": "Always",
+        "imagePullSecrets": ["registry"],
+        "logAsJson": true,
+        "ingress": {"resources": {"requests": {"cpu": "100m", "memory": "64Mi"}},
+                    "nodeSelector": {"disk": "ssd"}},
+        "waypoint": {"resources": {"requests": {"cpu": 1}},
+                     "tolerations": [{"key": "mesh", "operator": "Exists"}]}
+    }"#;
+    mesh.proxies.pods = settings.parse().unwrap();
+    let pod = |texts: &[String]| {
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let made = run_in(&mesh, &stores(&texts), Translator::Gateway, "infra/gw");
+        assert_eq!(made.gateway().0["Accepted"], (true, "Accepted"));
+        made.object(Kind::Deployment).unwrap()["spec"]["template"]["spec"].clone()
+    };
+    let edge = pod(&[gateway(""), class("")]);
+    let proxy = &edge["containers"][0];
+    assert_eq!(proxy["resources"], json!({"requests": {"cpu": "100m", "memory": "64Mi"}}));
+    assert_eq!(proxy["imagePullPolicy"], "Always");
+    let format = json!({"name": "LOG_FORMAT", "value": "json"});
+    assert!(proxy["env"].as_array().unwrap().contains(&format), "{proxy}");
+    assert_eq!(edge["imagePullSecrets"], json!([{"name": "registry"}]));
+    assert_eq!(
+        (&edge["nodeSelector"], &edge["tolerations"]),
+        (&json!({"disk": "ssd"}), &json!(null))
+    );
+
+    let waypoint = gateway("")
+        .replace("gatewayClassName: edge", "gatewayClassName: waymark-waypoint")
+        .replace("port: 80, protocol: HTTP", "port: 15008, protocol: HBONE");
+    let waypoint = pod(&[waypoint]);
+    assert_eq!(waypoint["containers"][0]["resources"], json!({"requests": {"cpu": "1"}}));
+    assert_eq!(waypoint["tolerations"], json!([{"key": "mesh", "operator": "Exists"}]));
+    assert_eq!(waypoint["nodeSelector"], json!(null));
+
+    let layer = |members: &str| {
+        format!("spec: {{template: {{spec: {{containers: [{{name: istio-proxy, {members}}}]}}}}}}")
+    };
+    let texts = [
+        gateway(OWN),
+        class(""),
+        defaults("d", ("deployment", &layer("resources: {requests: {cpu: 200m, memory: 1Gi}}"))),
+        map(
+            "infra/p",
+            &[("deployment", &layer("imagePullPolicy: Never, resources: {requests: {cpu: 300m}}"))],
+        ),
+    ];
+    let proxy = &pod(&texts)["containers"][0];
+    assert_eq!(proxy["resources"], json!({"requests": {"cpu": "300m", "memory": "1Gi"}}));
+    assert_eq!(proxy["imagePullPolicy"], "Never");
 }
 
 #[test]
