@@ -3,11 +3,13 @@
 //! Admin endpoints: what `waymark status`, `get`, `workloads`, `policies` and `explain` read.
 //!
 //! Answers are JSON. Whoever can open the socket may ask, or reach the loopback of this
-//! machine or pod; on Kubernetes that takes the right to forward ports.
+//! machine or pod; on Kubernetes that takes the right to forward ports. [`open`] answers anybody,
+//! and tells nothing of the mesh.
 
 mod answers;
 mod ca;
 mod coverage;
+mod open;
 
 use std::convert::Infallible;
 use std::io;
@@ -33,7 +35,11 @@ use crate::settings::Settings;
 pub struct Doors {
     socket: Option<UnixListener>,
     loopback: Option<TcpListener>,
+    open: open::Open,
 }
+
+/// Kind of a text of metrics.
+const METRICS: &str = "application/openmetrics-text; version=1.0.0";
 
 /// Opens the doors that the settings ask for; an old socket in the place of the new one goes.
 ///
@@ -45,7 +51,7 @@ pub struct Doors {
 pub fn bind(settings: &Settings) -> io::Result<Doors> {
     let socket = settings.admin_socket.as_deref().map(bind_socket).transpose()?;
     let loopback = settings.admin_address.map(bind_loopback).transpose()?;
-    Ok(Doors { socket, loopback })
+    Ok(Doors { socket, loopback, open: open::bind(settings)? })
 }
 
 fn bind_socket(path: &Path) -> io::Result<UnixListener> {
@@ -70,9 +76,10 @@ fn bind_loopback(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Answers until the task is aborted.
 pub async fn run(doors: Doors, hub: Arc<Hub>) {
-    let Doors { socket, loopback } = doors;
+    let Doors { socket, loopback, open } = doors;
     let also = Arc::clone(&hub);
     tokio::join!(
+        open::run(open, &hub),
         async {
             let Some(listener) = socket else { return };
             loop {
@@ -124,7 +131,7 @@ fn answer(hub: &Hub, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         "/ca" => ("application/json", ca::whole(hub).to_string()),
         "/status" => ("application/json", answers::status(hub).to_string()),
         "/snapshot" => ("application/json", answers::snapshot(hub).to_string()),
-        "/metrics" => ("application/openmetrics-text; version=1.0.0", hub.metrics.print()),
+        "/metrics" => (METRICS, hub.print_metrics()),
         "/readyz" => ("text/plain", "ok\n".to_owned()),
         _ => {
             let mut missing = Response::new(Full::new(Bytes::from_static(

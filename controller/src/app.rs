@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
+use k8s_openapi::api::core::v1::Service;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -125,6 +126,12 @@ pub struct Hub {
 }
 
 impl Hub {
+    /// What is counted, as text.
+    pub fn print_metrics(&self) -> String {
+        let services = self.read().stores.all::<Service>().count();
+        self.metrics.print(self.clients.own().len(), services)
+    }
+
     /// A look at the state; never held over an await.
     pub fn read(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What the controller counts.
+//! What the controller counts; names that begin with `pilot` are those that Istio's dashboards ask.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,16 +10,22 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use crate::ca::authority::InForce;
+
+/// What names of our own begin with.
+const PREFIX: &str = "waymark";
 
 /// Counters of the controller, with the registry that prints them.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    clients: Family<VersionLabels, Gauge>,
+    services: Gauge,
     batches: Histogram,
     certificates: Family<CertificateLabels, Counter>,
 }
@@ -30,30 +36,49 @@ struct CertificateLabels {
     issued: bool,
 }
 
+/// Labels of the series that tell a version: one.
+#[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct VersionLabels {
+    version: &'static str,
+}
+
+const VERSION: VersionLabels = VersionLabels { version: env!("CARGO_PKG_VERSION") };
+
 impl Metrics {
     /// Fresh counters, and what `ca` tells of itself.
     pub fn of(ca: Arc<InForce>) -> Self {
         let mut metrics = Self::new();
-        metrics.registry.register_collector(Box::new(Authority(ca)));
+        let own = metrics.registry.sub_registry_with_prefix(PREFIX);
+        own.register_collector(Box::new(Authority(ca)));
         metrics
     }
 
     /// Fresh counters.
     pub fn new() -> Self {
-        let mut registry = Registry::with_prefix("waymark");
+        let mut registry = Registry::default();
+        let (clients, services) = (Family::default(), Gauge::default());
+        let version = Info::new([("version", VERSION.version)]);
+        registry.register("pilot", "Version of this controller", version);
+        registry.register("pilot_xds", "Clients connected to this controller", clients.clone());
+        registry.register(
+            "pilot_services",
+            "Services that this controller knows",
+            services.clone(),
+        );
+        let own = registry.sub_registry_with_prefix(PREFIX);
         let batches = Histogram::new(exponential_buckets(0.000_1, 4.0, 9));
         let certificates = Family::default();
-        registry.register(
+        own.register(
             "controller_batch_seconds",
             "Time from a change of objects to finished outputs",
             batches.clone(),
         );
-        registry.register(
+        own.register(
             "controller_certificates",
             "Certificate requests, by whether one was issued",
             certificates.clone(),
         );
-        Self { registry, batches, certificates }
+        Self { registry, clients, services, batches, certificates }
     }
 
     /// Counts one batch.
@@ -66,8 +91,11 @@ impl Metrics {
         self.certificates.get_or_create(&CertificateLabels { issued }).inc();
     }
 
-    /// All series as text.
-    pub fn print(&self) -> String {
+    /// All series as text, with the clients and Services of now.
+    pub fn print(&self, clients: usize, services: usize) -> String {
+        let number = |count| i64::try_from(count).unwrap_or(i64::MAX);
+        self.clients.get_or_create(&VERSION).set(number(clients));
+        self.services.set(number(services));
         let mut text = String::new();
         if encode(&mut text, &self.registry).is_err() {
             text.clear();

@@ -130,6 +130,14 @@ pub struct Settings {
     #[arg(long)]
     pub admin_address: Option<SocketAddr>,
 
+    /// Address where anybody may ask for `/metrics` and `/version`.
+    #[arg(long)]
+    pub monitoring_address: Option<SocketAddr>,
+
+    /// Address where anybody may ask whether this controller is ready: `/ready`.
+    #[arg(long)]
+    pub ready_address: Option<SocketAddr>,
+
     /// Where discovery, certificates and reports are served.
     #[arg(long, default_value = "[::]:15012")]
     pub listen: SocketAddr,
@@ -190,7 +198,7 @@ pub struct Settings {
     pub exclude_namespaces: Names,
 
     /// Name of the cluster on the wire.
-    #[arg(long, default_value = "Kubernetes")]
+    #[arg(long, env = "CLUSTER_ID", default_value = "Kubernetes")]
     pub cluster_id: String,
 
     /// Image of the proxies that are made for Gateways.

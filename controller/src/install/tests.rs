@@ -327,3 +327,23 @@ fn each_part_takes_what_its_values_say_of_its_pods() {
     assert!(settings.mesh().proxies.pods.log_as_json());
     assert_eq!(*settings.mesh().excluded, ["a", "b"].map(std::sync::Arc::from));
 }
+
+#[test]
+fn the_mesh_is_told_where_istios_tools_look_for_it() {
+    let sets = [
+        "meshConfig.trustDomain=one.example",
+        "meshConfig.discoverySelectors=[{matchLabels: {a: b}}]",
+    ];
+    let objects = objects("mesh", &sets.map(str::to_owned)).unwrap();
+    let told = find(&objects, "ConfigMap", "istio")["data"]["mesh"].as_str().unwrap();
+    let told: Value = serde_saphyr::from_str(told).unwrap();
+    assert_eq!(told["rootNamespace"], "mesh");
+    assert_eq!(told["trustDomain"], "one.example");
+    assert_eq!(told["discoverySelectors"], json!([{"matchLabels": {"a": "b"}}]));
+    let ports = find(&objects, "Service", "istiod")["spec"]["ports"].as_array().unwrap();
+    let ports: Vec<u64> = ports.iter().filter_map(|port| port["port"].as_u64()).collect();
+    assert_eq!(ports, [15012, 15014, 8080]);
+    let settings = controllers(&[]);
+    let served = [Some(settings.listen), settings.monitoring_address, settings.ready_address];
+    assert_eq!(served.map(|address| u64::from(address.unwrap().port())), ports[..]);
+}
