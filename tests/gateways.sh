@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Gateways on a real Kubernetes: parameters that change and add objects, parameters that are
-# refused, certificates by name, and the controller with no right to any other Secret.
+# Gateways on a real Kubernetes: parameters that change and add objects, parameters and objects
+# that are refused, certificates by name, and the controller with no right to any other Secret.
 #
 #   gateways.sh [--name CLUSTER]      a cluster of that name that runs is used, and left
 set -euo pipefail
@@ -132,6 +132,43 @@ eventually 20 "the next controller refuses it too" is gtw/edge "$accepted" Inval
 [ "$(standing)" = "$before" ] || fail "objects changed with the controller: $(standing)"
 shown first || fail "the Gateway does not serve any more"
 ok "and leaves the objects as they were, serving"
+
+# ---- objects that are refused ------------------------------------------------------------------
+programmed='{.status.conditions[?(@.type=="Programmed")].reason}'
+told_of() { # GATEWAY PATTERN — whether its message says that
+  k get gtw "$1" -o jsonpath='{.status.conditions[?(@.type=="Programmed")].message}' | grep -q "$2"
+}
+type='networking.istio.io/service-type'
+eventually 30 "the Gateway is programmed" is gtw/edge "$programmed" Programmed
+k annotate gtw edge "$type=Wrong" >/dev/null
+eventually 10 "a Service that the apiserver refuses is told of" is gtw/edge "$programmed" Invalid
+told_of edge 'Service edges/edge-waymark.*Unsupported value: "Wrong".*service-type' || fail "the message: $(k get gtw edge -o jsonpath='{.status.conditions}')"
+shown first || fail "the Gateway does not serve any more"
+ok "by its name, what it is, and where to put it right; it serves on"
+restart_controller
+for _ in 1 2 3 4 5 6 7 8; do
+  told_of edge 'Unsupported value: "Wrong"' || fail "the next controller said otherwise"
+  sleep 1
+done
+ok "the next controller tells so too, all the while"
+k annotate --overwrite gtw edge "$type=ClusterIP" >/dev/null
+eventually 10 "which is taken back once it works" is gtw/edge "$programmed" Programmed
+is svc/edge-waymark '{.spec.type}' ClusterIP || fail "the Service is not of the type asked for"
+k annotate gtw edge "$type-" >/dev/null
+eventually 20 "without the annotation it has an address of the load balancer" is svc/edge-waymark '{.spec.type}' LoadBalancer
+k create service clusterip strange-waymark --tcp=80 >/dev/null
+k apply -f - >/dev/null <<'Y'
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: strange, namespace: edges}
+spec: {gatewayClassName: waymark, listeners: [{name: http, port: 80, protocol: HTTP}]}
+Y
+eventually 10 "a Service of its name that is not its own is told of" is gtw/strange "$programmed" NoResources
+told_of strange 'Service edges/strange-waymark is there already' || fail "the message: $(k get gtw strange -o jsonpath='{.status.conditions}')"
+is svc/strange-waymark '{.metadata.ownerReferences}' '' || fail "the Service was changed"
+k delete svc strange-waymark >/dev/null
+eventually 60 "once that is gone the Gateway gets its own, and is programmed" is gtw/strange "$programmed" Programmed
+k delete gtw strange >/dev/null
 
 # ---- layers that go --------------------------------------------------------------------------
 parameters --from-literal=deployment="$deployment"

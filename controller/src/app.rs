@@ -45,6 +45,7 @@ use crate::source::kubernetes::Watches;
 use crate::source::selected::Selected;
 use crate::status::Board;
 use crate::steps::Steps;
+use crate::store::facts::Objections;
 use crate::store::{Name, Stores};
 use crate::translate::shape;
 
@@ -101,6 +102,9 @@ pub struct Hub {
     pub leader: watch::Sender<Leader>,
     /// Whether this controller writes: it leads, and knows how far all clients are.
     pub writes: watch::Sender<bool>,
+    /// What stands against objects of Gateways; none while this controller did not try to write
+    /// them all.
+    pub objections: watch::Sender<Option<Objections>>,
     /// Who follows this controller.
     pub followers: Followers,
     /// The way to the leader.
@@ -325,6 +329,7 @@ fn hub(
         followed: watch::Sender::new(0),
         leader,
         writes: watch::Sender::new(false),
+        objections: watch::Sender::default(),
         followers: Followers::default(),
         link: Link::default(),
         clients: Clients::new(settings.silence(), settings.max_clients),

@@ -322,6 +322,15 @@ impl Table {
         self.makers.get(key)?.first()
     }
 
+    /// The tasks that make the output of a key.
+    pub fn makers(&self, key: &OutputKey) -> Vec<&TaskId> {
+        match self.makers.get(key) {
+            None => Vec::new(),
+            Some(Makers::One(id, _)) => vec![id],
+            Some(Makers::Several(all)) => all.keys().collect(),
+        }
+    }
+
     /// Every output, in no order.
     pub fn all(&self) -> impl Iterator<Item = (&OutputKey, &Output)> {
         self.makers.iter().filter_map(|(key, makers)| Some((key, makers.first()?)))

@@ -31,7 +31,7 @@ use crate::source::{Batch, Change};
 use crate::status::board::Moment;
 use crate::status::{Body, ListenerStatus, Status, rejected};
 use crate::steps;
-use crate::store::facts::{Known, PodFact};
+use crate::store::facts::{Known, Objections, PodFact};
 use crate::store::{Kind, ReadKey};
 use crate::translate::pod;
 
@@ -53,6 +53,7 @@ pub(super) struct Feeds {
     authorities: watch::Receiver<Arc<Authority>>,
     leader: watch::Receiver<Leader>,
     clients: watch::Receiver<()>,
+    objections: watch::Receiver<Option<Objections>>,
     tick: tokio::time::Interval,
 }
 
@@ -76,6 +77,7 @@ impl Feeds {
             authorities: hub.ca.changes(),
             leader,
             clients: hub.clients.changed.subscribe(),
+            objections: hub.objections.subscribe(),
             tick,
         }
     }
@@ -154,6 +156,10 @@ impl Engine {
             Some(said) = feeds.words.recv() => self.heard(&said),
             Some(fetched) = feeds.issuers.next() => self.fetched(fetched),
             Ok(()) = feeds.authorities.changed() => self.trust(),
+            Ok(()) = feeds.objections.changed() => {
+                let now = feeds.objections.borrow_and_update().clone();
+                self.write(|state| state.stores.facts.take_objections(now));
+            }
             Ok(()) = feeds.leader.changed() => {
                 let leads = *feeds.leader.borrow_and_update() == Leader::Me;
                 if leads { self.lead() } else { self.follow() }
@@ -409,7 +415,13 @@ impl Engine {
                 hub.link.renew();
             }
             let acked = state.acknowledged(&hub, now);
-            let (refused, time) = (rejected::by_object(&hub.clients.list(now)), timestamp());
+            let known = rejected::Known {
+                stores: &state.stores,
+                table: &state.graph.table,
+                mesh: &hub.mesh,
+            };
+            let refused = rejected::by_object(&hub.clients.list(now), known);
+            let time = timestamp();
             let moment = Moment { acked, now: &time };
             state.board.rejected(refused, moment);
             state.board.acknowledged(moment);

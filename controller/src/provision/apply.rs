@@ -4,18 +4,22 @@
 //!
 //! Server-side apply, so twice or halfway is harmless; objects go with their Gateway by owner
 //! reference. A refused object holds up no other: it is tried again with backoff. An object of
-//! the same name that is not marked as managed is another's, and left alone.
+//! the same name that is not marked as managed is another's, and left alone. The Gateway is told
+//! of both ([`objection`]) until it works.
 //!
 //! Start at [`run`].
 
-use std::collections::{BTreeMap, BTreeSet};
+mod objection;
+
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use tokio::sync::watch;
 
+use self::objection::{Objected, WriteError};
 use super::overlay;
 use crate::api;
 use crate::app::Hub;
@@ -26,30 +30,6 @@ use crate::store::{Key, Kind, Name, Stores};
 
 /// Who the fields belong to.
 pub const MANAGER: &str = "waymark-controller";
-/// The shortest and the longest time until a refused object is tried again.
-const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-
-/// Refused objects: how often, and when they are tried again.
-#[derive(Debug, Default)]
-struct Refused {
-    tries: BTreeMap<Key, (u32, Instant)>,
-}
-
-impl Refused {
-    fn note(&mut self, key: Key, now: Instant) {
-        let tries = self.tries.get(&key).map_or(0, |(tries, _)| *tries);
-        let wait = BACKOFF.0.saturating_mul(1 << tries.min(8)).min(BACKOFF.1);
-        self.tries.insert(key, (tries + 1, now + wait));
-    }
-
-    fn due(&self, now: Instant) -> BTreeSet<Key> {
-        self.tries.iter().filter(|(_, (_, at))| *at <= now).map(|(key, _)| key.clone()).collect()
-    }
-
-    fn next(&self) -> Option<Instant> {
-        self.tries.values().map(|(_, at)| *at).min()
-    }
-}
 
 /// Writes objects for as long as the future lives.
 pub async fn run(
@@ -58,35 +38,45 @@ pub async fn run(
     outbox: Arc<Outbox>,
     mut leads: watch::Receiver<bool>,
 ) {
-    let mut refused = Refused::default();
+    let mut objected = Objected::default();
+    let mut leading = false;
     loop {
-        let next = refused.next();
+        let next = objected.next();
         let keys = tokio::select! {
             keys = outbox.objects.take() => keys,
             changed = leads.changed() => {
                 if changed.is_err() {
                     return;
                 }
-                if *leads.borrow_and_update() { all(&hub) } else { BTreeSet::new() }
+                leading = *leads.borrow_and_update();
+                if leading { all(&hub) } else { BTreeSet::new() }
             }
-            () = dirty::until(next) => refused.due(Instant::now()),
+            () = dirty::until(next) => objected.due(Instant::now()),
         };
-        if !*leads.borrow() {
-            refused = Refused::default();
+        if !(leading && *leads.borrow()) {
+            objected = Objected::default();
+            hub.objections.send_if_modified(|known| known.take().is_some());
             continue;
         }
         for key in with_left_over(&hub, keys) {
-            match write(&hub, &cluster, &key).await {
-                Ok(()) => {
-                    refused.tries.remove(&key);
-                }
-                Err(error) => {
-                    tracing::warn!(object = %key, %error, "object of a Gateway not written; it is tried again");
-                    refused.note(key, Instant::now());
-                }
+            let written = write(&hub, &cluster, &key).await;
+            let differs = objected.take(&key, written.err(), Instant::now());
+            if differs && hub.objections.borrow().is_some() {
+                tell(&hub, &objected);
             }
         }
+        tell(&hub, &objected);
     }
+}
+
+/// Lets Gateways know what stands against their objects.
+fn tell(hub: &Hub, objected: &Objected) {
+    let now = Some(objected.told());
+    hub.objections.send_if_modified(|known| {
+        let differs = *known != now;
+        known.clone_from(&now);
+        differs
+    });
 }
 
 /// Every object that is wanted, and those that no longer are.
@@ -152,7 +142,7 @@ fn is_gateways(stores: &Stores, key: &Key, is_one: impl Fn(&Name) -> bool) -> bo
         && owners.any(|owner| is_one(&Name::new(&key.name.namespace, &owner.name)))
 }
 
-async fn write(hub: &Hub, cluster: &Cluster, key: &Key) -> kube::Result<()> {
+async fn write(hub: &Hub, cluster: &Cluster, key: &Key) -> Result<(), WriteError> {
     let Some(api) = cluster.api(key) else { return Ok(()) };
     let (wanted, standing) = {
         let state = hub.read();
@@ -168,9 +158,9 @@ async fn write(hub: &Hub, cluster: &Cluster, key: &Key) -> kube::Result<()> {
         None => api.get_metadata_opt(&key.name.name).await?.map(|one| is_managed(&one.metadata)),
     };
     match (wanted, managed) {
-        (Some(_), Some(false)) => {
-            tracing::warn!(object = %key, "an object of this name is not managed here; it is left alone");
-        }
+        // Of an account the name alone counts: it may be a user's own.
+        (Some(_), Some(false)) if key.kind == Kind::ServiceAccount => {}
+        (Some(_), Some(false)) => return Err(WriteError::Foreign),
         (Some(value), Some(true) | None) => {
             let params = PatchParams::apply(MANAGER).force();
             api.patch(&key.name.name, &params, &Patch::Apply(value)).await?;
@@ -179,7 +169,7 @@ async fn write(hub: &Hub, cluster: &Cluster, key: &Key) -> kube::Result<()> {
         (None, Some(true)) => match api.delete(&key.name.name, &DeleteParams::default()).await {
             Ok(_) => tracing::info!(object = %key, "deleted"),
             Err(kube::Error::Api(status)) if status.code == 404 => {}
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         },
         (None, Some(false) | None) => {}
     }
@@ -240,20 +230,5 @@ mod tests {
             let want: BTreeSet<Key> = want.iter().map(|kind| key(*kind)).collect();
             assert_eq!(left, want, "{gateway} {label}");
         }
-    }
-
-    #[test]
-    fn a_refused_object_waits_longer_each_time_up_to_a_limit() {
-        let start = Instant::now();
-        let key = || Key { kind: Kind::Service, name: Name::new("n", "s") };
-        let mut refused = Refused::default();
-        let mut waits = Vec::new();
-        for _ in 0..7 {
-            refused.note(key(), start);
-            waits.push(refused.next().unwrap().duration_since(start).as_secs());
-        }
-        assert_eq!(waits, [1, 2, 4, 8, 16, 30, 30]);
-        assert!(refused.due(start + Duration::from_secs(29)).is_empty());
-        assert_eq!(refused.due(start + Duration::from_secs(30)), BTreeSet::from([key()]));
     }
 }

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::Status;
 use super::packed::Packed;
+use super::rejected::{Rejection, Rejections};
 use super::render::{self, Seen, Truth, Was};
 use crate::store::Key;
 
@@ -22,7 +23,7 @@ pub struct Board {
     entries: BTreeMap<Key, Entry>,
     waiting: BTreeSet<(u64, Key)>,
     /// What proxies refuse at present, by object.
-    rejected: BTreeMap<Key, String>,
+    rejected: Rejections,
     /// What differs from what was taken last.
     changed: BTreeSet<Key>,
 }
@@ -38,8 +39,8 @@ struct Entry {
 
 impl Entry {
     /// Says what is so now; tells whether that differs from before.
-    fn render(&mut self, acked: bool, rejected: Option<&String>, moment: Moment<'_>) -> bool {
-        let truth = Truth { acked, rejected: rejected.map(String::as_str), now: moment.now };
+    fn render(&mut self, acked: bool, rejected: Option<&Rejection>, moment: Moment<'_>) -> bool {
+        let truth = Truth { acked, rejected, now: moment.now };
         let value = render::render(&self.wanted, &self.attached, truth, &mut self.seen);
         std::mem::replace(&mut self.value, Packed::from(&value)) != self.value
     }
@@ -99,7 +100,7 @@ impl Board {
     }
 
     /// Takes what proxies refuse now, by object; what they take again is put right.
-    pub fn rejected(&mut self, rejected: BTreeMap<Key, String>, moment: Moment<'_>) {
+    pub fn rejected(&mut self, rejected: Rejections, moment: Moment<'_>) {
         let before = std::mem::replace(&mut self.rejected, rejected);
         let differs = |key: &&Key| before.get(*key) != self.rejected.get(*key);
         let keys: BTreeSet<&Key> =
@@ -199,7 +200,7 @@ mod tests {
         assert_eq!(board.refused().len(), 1);
 
         put(&mut board, yes(), 8, 8, "t7");
-        let refusal = BTreeMap::from([(key(), "gateway a/b: no".to_owned())]);
+        let refusal = BTreeMap::from([(key(), Rejection::of_all("gateway a/b: no"))]);
         board.rejected(refusal, Moment { acked: 8, now: "t8" });
         assert_eq!(seen(&board), ("False".into(), "Invalid".into(), "t8".into()));
         board.rejected(BTreeMap::new(), Moment { acked: 8, now: "t9" });

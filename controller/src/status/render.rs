@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::rejected::Rejection;
 use super::{Body, Condition, ListenerStatus, ParentStatus, Status};
 use crate::api;
 
@@ -59,8 +60,8 @@ impl Status {
 pub struct Truth<'a> {
     /// Every client concerned has acknowledged the config.
     pub acked: bool,
-    /// A client refused it, for this reason.
-    pub rejected: Option<&'a str>,
+    /// What clients refuse of it.
+    pub rejected: Option<&'a Rejection>,
     /// Now, in RFC 3339.
     pub now: &'a str,
 }
@@ -123,20 +124,21 @@ struct Pen<'a> {
 
 impl Pen<'_> {
     fn all(&mut self, at: &str, conditions: &[Condition]) -> Vec<Value> {
-        conditions.iter().map(|condition| self.one(at, condition)).collect()
+        let rejected = self.truth.rejected.and_then(Rejection::of_object);
+        conditions.iter().map(|condition| self.one(at, condition, rejected)).collect()
     }
 
-    fn one(&mut self, at: &str, condition: &Condition) -> Value {
+    fn one(&mut self, at: &str, condition: &Condition, rejected: Option<&str>) -> Value {
         let at: Box<str> = format!("{at}/{}", condition.kind).into();
         let before = self.old.iter().find(|was| was.at == at);
         let wanted = if condition.status { "True" } else { "False" };
         let was_so = before.is_some_and(|was| was.status == wanted);
-        let (status, reason, message) = match self.truth {
-            Truth { rejected: Some(reason), .. } if condition.waits => ("False", "Invalid", reason),
-            Truth { acked: false, .. } if condition.waits && !was_so => {
+        let (status, reason, message) = match rejected {
+            Some(reason) if condition.waits => ("False", "Invalid", reason),
+            None if condition.waits && !self.truth.acked && !was_so => {
                 ("Unknown", "Pending", "the proxies have not all acknowledged it yet")
             }
-            _ => (wanted, condition.reason, condition.message.as_str()),
+            Some(_) | None => (wanted, condition.reason, condition.message.as_str()),
         };
         let since = match before {
             Some(was) if was.status == status => was.since.clone(),
@@ -159,11 +161,15 @@ impl Pen<'_> {
             .iter()
             .map(|kind| json!({ "group": api::GATEWAY_GROUP, "kind": kind }))
             .collect();
+        let rejected = self.truth.rejected.and_then(|one| one.of_listener(&listener.name));
+        let conditions = listener.conditions.iter();
+        let conditions: Vec<_> =
+            conditions.map(|one| self.one(&listener.name, one, rejected)).collect();
         json!({
             "name": listener.name,
             "attachedRoutes": attached.get(&listener.name).copied().unwrap_or(0),
             "supportedKinds": kinds,
-            "conditions": self.all(&listener.name, &listener.conditions),
+            "conditions": conditions,
         })
     }
 

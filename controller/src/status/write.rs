@@ -32,6 +32,9 @@ const PARALLEL: usize = 16;
 const TRIES: usize = 5;
 /// How long a failed write waits.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long a new leader waits for the objects of Gateways, and how often it looks.
+const OBJECTS: Duration = Duration::from_secs(3);
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Writes statuses for as long as the future lives.
 pub async fn run(
@@ -41,6 +44,7 @@ pub async fn run(
     mut leads: watch::Receiver<bool>,
 ) {
     let mut pace = Pace::default();
+    let mut leading = false;
     loop {
         let due = pace.next();
         tokio::select! {
@@ -55,7 +59,9 @@ pub async fn run(
                 if changed.is_err() {
                     return;
                 }
-                if *leads.borrow_and_update() {
+                leading = *leads.borrow_and_update();
+                if leading {
+                    objections(&hub).await;
                     // What the leader before left unwritten is unknown: all are compared.
                     outbox.statuses.add(hub.read().board.keys());
                 }
@@ -63,7 +69,7 @@ pub async fn run(
             () = dirty::until(due) => {}
         }
         let due = pace.due(Instant::now());
-        if !*leads.borrow() {
+        if !(leading && *leads.borrow()) {
             continue;
         }
         let writes = stream::iter(due).map(|key| {
@@ -75,6 +81,15 @@ pub async fn run(
             tracing::warn!(object = %key, %error, "status not written; it is tried again");
             pace.again(key, Instant::now() + RETRY);
         }
+    }
+}
+
+/// Waits until it is known what stands against the objects of Gateways: one that was told of it
+/// is not told that all is well for a moment.
+async fn objections(hub: &Hub) {
+    let until = Instant::now() + OBJECTS;
+    while !hub.read().stores.facts.knows_objections() && Instant::now() < until {
+        tokio::time::sleep(LOOK).await;
     }
 }
 

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! What the controller learnt outside objects: the proven state of pods, as their agents
-//! report it, how far an ordered change has come, the roots to trust, the keys of token issuers.
+//! report it, how far an ordered change has come, the roots to trust, the keys of token issuers,
+//! what stands against the objects of Gateways.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use policy::jwt::Jwk;
 use routing::discovery::GatewayAddress;
 use serde::{Deserialize, Serialize};
 
-use super::ReadKey;
+use super::{Key, ReadKey};
 
 /// Changes that are remembered for followers; one that is further behind is told everything.
 const LOG: usize = 4096;
@@ -28,6 +29,8 @@ pub enum FactKey {
     Keys(KeySource),
     /// State of the node of this name.
     Node(Arc<str>),
+    /// What stands against this object of a Gateway.
+    Objection(Key),
 }
 
 /// Where keys of an issuer are fetched.
@@ -47,6 +50,18 @@ pub struct FetchedKeys {
     /// Why the last try failed; none: it went well.
     pub trouble: Option<String>,
 }
+
+/// Why an object of a Gateway cannot be written, as its Gateway is told.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Objection {
+    /// A reason of Gateway API for `Programmed=False`.
+    pub reason: &'static str,
+    /// The object, what stands against it, and what to do.
+    pub message: String,
+}
+
+/// What stands against objects of Gateways; those that are not there are written.
+pub type Objections = BTreeMap<Key, Objection>;
 
 /// What an agent reports about its node.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -166,6 +181,8 @@ pub struct Facts {
     roots: Vec<String>,
     keys: HashMap<KeySource, FetchedKeys>,
     nodes: HashMap<Arc<str>, NodeFact>,
+    /// None: it was not tried to write them.
+    objections: Option<Objections>,
     keys_revision: u64,
     revision: u64,
     /// Which pod or service changed at which revision.
@@ -186,6 +203,27 @@ impl Facts {
         let name: Arc<str> = name.into();
         self.nodes.insert(Arc::clone(&name), fact);
         Some(ReadKey::Fact(FactKey::Node(name)))
+    }
+
+    /// What stands against an object of a Gateway.
+    pub fn objection(&self, key: &Key) -> Option<&Objection> {
+        self.objections.as_ref()?.get(key)
+    }
+
+    /// Tells whether it was tried to write every object of a Gateway.
+    pub fn knows_objections(&self) -> bool {
+        self.objections.is_some()
+    }
+
+    /// Takes what stands against objects now, in the place of all that did; returns the touched
+    /// keys.
+    pub fn take_objections(&mut self, now: Option<Objections>) -> Vec<ReadKey> {
+        let before = std::mem::replace(&mut self.objections, now).unwrap_or_default();
+        let now = self.objections.as_ref();
+        let keys: BTreeSet<&Key> =
+            before.keys().chain(now.into_iter().flatten().map(|(key, _)| key)).collect();
+        let differ = keys.into_iter().filter(|key| before.get(*key) != self.objection(key));
+        differ.map(|key| ReadKey::Fact(FactKey::Objection(key.clone()))).collect()
     }
 
     /// State of a pod, by UID.
@@ -403,6 +441,7 @@ impl Facts {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Kind, Name};
     use super::*;
 
     #[test]
@@ -433,5 +472,24 @@ mod tests {
             facts.tell("u2", Telling::Whole);
         }
         assert_eq!(facts.since(seen), None, "too long ago");
+    }
+
+    #[test]
+    fn objections_touch_what_differs_alone() {
+        let key = |name: &str| Key { kind: Kind::Service, name: Name::new("n", name) };
+        let said = |message: &str| Objection { reason: "Invalid", message: message.to_owned() };
+        let touched = |names: &[&str]| -> Vec<ReadKey> {
+            names.iter().map(|name| ReadKey::Fact(FactKey::Objection(key(name)))).collect()
+        };
+        let mut facts = Facts::default();
+        assert!(!facts.knows_objections(), "nothing was tried");
+        let both = || Some([(key("a"), said("no")), (key("b"), said("no"))].into());
+        assert_eq!(facts.take_objections(both()), touched(&["a", "b"]));
+        assert!(facts.take_objections(both()).is_empty(), "known already");
+        let other = [(key("a"), said("never")), (key("c"), said("no"))];
+        assert_eq!(facts.take_objections(Some(other.into())), touched(&["a", "b", "c"]));
+        assert_eq!(facts.objection(&key("b")), None);
+        assert_eq!(facts.take_objections(Some(Objections::new())), touched(&["a", "c"]));
+        assert!(facts.take_objections(None).is_empty() && !facts.knows_objections());
     }
 }

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use super::facts::{FactKey, FetchedKeys, KeySource, PodFact, Step, Told};
+use super::facts::{FactKey, FetchedKeys, KeySource, Objection, PodFact, Step, Told};
 use super::index::Index;
 use super::{Key, Name, ReadKey, Stored, Stores};
 use crate::output::OutputKey;
@@ -106,6 +106,12 @@ impl<'a> Lookup<'a> {
     pub fn keys(&mut self, source: &KeySource) -> Option<&'a FetchedKeys> {
         self.reads.insert(ReadKey::Fact(FactKey::Keys(source.clone())));
         self.stores.facts.keys(source)
+    }
+
+    /// What stands against an object of a Gateway.
+    pub fn objection(&mut self, key: &Key) -> Option<&'a Objection> {
+        self.reads.insert(ReadKey::Fact(FactKey::Objection(key.clone())));
+        self.stores.facts.objection(key)
     }
 
     /// Leaves an output as it was, if the translator made it before: what it would be made of

@@ -25,6 +25,7 @@ use crate::output::{Config, Family, Output, OutputKey, Scope};
 use crate::provision::manifest::{self, Wanted};
 use crate::settings::Mesh;
 use crate::status::{Body, Condition, Status};
+use crate::store::facts::Objection;
 use crate::store::index::{self, Index};
 use crate::store::lookup::Lookup;
 use crate::store::{Key, Kind, Name};
@@ -33,6 +34,11 @@ use crate::store::{Key, Kind, Name};
 const NOTHING: &str = "nothing can be served";
 /// What is said of a Gateway whose parameters are refused.
 const STANDING: &str = "the parameters are refused; the objects stay as they were";
+
+/// What is said of a Gateway whose Service waits for a load balancer.
+const NO_ADDRESS: &str = "no address is assigned yet; a Service of type LoadBalancer has none until \
+    something in the cluster gives it one: where nothing does, annotate the Gateway with \
+    networking.istio.io/service-type: ClusterIP or NodePort";
 
 /// Outputs of one Gateway; none if its class is not ours.
 pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
@@ -64,8 +70,12 @@ pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
     // Also for a Gateway that is refused: an edit gone wrong must not end proxies at work.
     let wanted = Wanted { gateway: object, class, shape: &shape, listeners: &listeners };
     let made = parameters::objects(wanted, look);
-    let told = Told { client: client.as_ref().err(), parameters: made.as_ref().err() };
-    outputs.push(status(object, &shape, &judged, told, look));
+    let told = Told {
+        client: client.as_ref().err(),
+        parameters: made.as_ref().err(),
+        objections: objections(wanted, look),
+    };
+    outputs.push(status(object, &shape, &judged, &told, look));
     match made {
         Ok(made) if is_managed(object) => {
             outputs.extend(made.into_iter().map(|one| Output::Object(Arc::new(one))));
@@ -80,12 +90,21 @@ pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
 }
 
 /// What of a Gateway is refused besides its listeners.
-#[derive(Clone, Copy)]
 struct Told<'a> {
     /// The certificate that backends are shown.
     client: Option<&'a Refusal>,
     /// The parameters of its objects.
     parameters: Option<&'a Refusal>,
+    /// What stands against its objects.
+    objections: Vec<&'a Objection>,
+}
+
+/// What stands against the objects of a Gateway.
+fn objections<'a>(wanted: Wanted<'_>, look: &mut Lookup<'a>) -> Vec<&'a Objection> {
+    if !is_managed(wanted.gateway) {
+        return Vec::new();
+    }
+    manifest::keys(wanted).iter().filter_map(|key| look.objection(key)).collect()
 }
 
 /// Settings of the proxies; none if the Gateway's name is no name.
@@ -159,7 +178,7 @@ fn is_managed(object: &Object) -> bool {
 }
 
 /// Why a Gateway is not accepted as a whole.
-fn refused(object: &Object, told: Told<'_>) -> Option<Refusal> {
+fn refused(object: &Object, told: &Told<'_>) -> Option<Refusal> {
     if let Some(parameters) = told.parameters {
         return Some(parameters.clone());
     }
@@ -175,7 +194,7 @@ fn status(
     object: &Object,
     shape: &Shape,
     judged: &[Judged],
-    told: Told<'_>,
+    told: &Told<'_>,
     look: &mut Lookup<'_>,
 ) -> Output {
     let has_client = object.spec.tls.as_ref().and_then(|tls| tls.backend.as_ref()).is_some();
@@ -186,7 +205,7 @@ fn status(
     conditions.push(match (told.parameters, refused(object, told)) {
         (Some(_), _) => Condition::new("Programmed", false, "Invalid", STANDING.to_owned()),
         (None, Some(_)) => Condition::new("Programmed", false, "Invalid", NOTHING.to_owned()),
-        (None, None) => programmed(object, judged, &addresses, serving),
+        (None, None) => programmed(object, judged, &told.objections, &addresses, serving),
     });
     if has_client {
         conditions.push(condition("ResolvedRefs", "ResolvedRefs", told.client));
@@ -221,7 +240,7 @@ fn sets(judged: &[Judged]) -> usize {
     sets.collect::<BTreeSet<_>>().len()
 }
 
-fn accepted(object: &Object, judged: &[&Judged], told: Told<'_>) -> Condition {
+fn accepted(object: &Object, judged: &[&Judged], told: &Told<'_>) -> Condition {
     if let Some((reason, message)) = refused(object, told) {
         return Condition::new("Accepted", false, reason, message);
     }
@@ -239,6 +258,7 @@ fn accepted(object: &Object, judged: &[&Judged], told: Told<'_>) -> Condition {
 fn programmed(
     object: &Object,
     judged: &[Judged],
+    objections: &[&Objection],
     addresses: &[(&'static str, String)],
     serving: bool,
 ) -> Condition {
@@ -247,6 +267,10 @@ fn programmed(
     if judged.iter().all(|one| one.resource.is_none()) {
         return no("Invalid", NOTHING);
     }
+    if let Some(first) = objections.first() {
+        let all: Vec<&str> = objections.iter().map(|one| one.message.as_str()).collect();
+        return no(first.reason, &all.join("; "));
+    }
     let asked = object.spec.addresses.iter().flatten().filter_map(|address| address.value.as_ref());
     let unusable: Vec<_> =
         asked.filter(|value| addresses.iter().all(|(_, have)| have != *value)).collect();
@@ -254,7 +278,7 @@ fn programmed(
         return no("AddressNotUsable", &format!("address {value} cannot be had"));
     }
     match (addresses.is_empty(), serving) {
-        (true, _) => no("AddressNotAssigned", "no address is assigned yet"),
+        (true, _) => no("AddressNotAssigned", NO_ADDRESS),
         (false, false) => no("Pending", "no proxy of the Gateway is ready yet"),
         (false, true) => {
             let message = "every ready proxy serves the listeners".to_owned();

@@ -107,6 +107,11 @@ impl Edited {
         }
     }
 
+    /// All objects.
+    pub(crate) fn stores(&self) -> &Stores {
+        &self.stores
+    }
+
     /// All outputs.
     pub(crate) fn table(&self) -> &Table {
         &self.graph.table

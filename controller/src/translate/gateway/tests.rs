@@ -11,7 +11,8 @@ use super::super::testing::{Edited, Made, certificate, run, run_in, secret, stor
 use crate::output::{Family, Output, Resource};
 use crate::settings::Mesh;
 use crate::status::Body;
-use crate::store::Kind;
+use crate::store::facts::{Objection, Objections};
+use crate::store::{Key, Kind, Name};
 
 const READY: &str = "
 apiVersion: v1
@@ -161,6 +162,46 @@ fn annotations_name_the_objects_of_a_gateway_and_the_type_of_its_service() {
 }
 
 #[test]
+fn what_stands_against_its_objects_is_told_on_the_gateway_until_it_passes() {
+    let object = format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: gw, namespace: infra}}\n\
+         spec:\n  gatewayClassName: waymark\n{HTTP}"
+    );
+    let mut stores = stores(&[&object, READY]);
+    let key = |kind, name| Key { kind, name: Name::new("infra", name) };
+    let said =
+        |reason, message: &str| Objection { reason, message: format!("{message} is refused") };
+    let mut with = |objections: Objections| {
+        stores.facts.take_objections(Some(objections));
+        let made = run(&stores, Translator::Gateway, "infra/gw");
+        let Body::Gateway { conditions, .. } = &made.status().body else { panic!() };
+        let programmed = conditions.iter().find(|one| one.kind == "Programmed").unwrap();
+        (made.gateway().0["Accepted"], programmed.clone())
+    };
+    let service = (key(Kind::Service, "gw-waymark"), said("Invalid", "Service"));
+    let budget = (key(Kind::PodDisruptionBudget, "gw-waymark"), said("NoResources", "budget"));
+    let others = (key(Kind::Service, "other-waymark"), said("Invalid", "another"));
+
+    let (accepted, programmed) = with(Objections::from([service, budget, others.clone()]));
+    assert_eq!(accepted, (true, "Accepted"));
+    assert_eq!((programmed.status, programmed.reason), (false, "Invalid"));
+    assert_eq!(programmed.message, "Service is refused; budget is refused");
+    assert!(!programmed.waits, "it waits for no proxy");
+    let (_, programmed) = with(Objections::from([others]));
+    assert!(programmed.status, "{programmed:?}");
+}
+
+#[test]
+fn a_gateway_without_an_address_is_told_the_way_out() {
+    let made = gateway(HTTP, &[]);
+    let Body::Gateway { conditions, .. } = &made.status().body else { panic!() };
+    let programmed = conditions.iter().find(|one| one.kind == "Programmed").unwrap();
+    for part in [crate::api::SERVICE_TYPE, "ClusterIP", "NodePort"] {
+        assert!(programmed.message.contains(part), "{part} in {}", programmed.message);
+    }
+}
+
+#[test]
 fn gateway_invalid_route_kind() {
     let with = |kinds: &str| {
         let spec = format!(
@@ -253,7 +294,7 @@ spec:
     let stranger = naming.replace("NAMESPACE", "other").replace("NAME", "stranger");
     let made = run(&stores(&[&own, &near, &stranger]), Translator::Secret, "infra/good");
     let [Output::Config(config)] = made.0.as_slice() else { panic!("{} outputs", made.0.len()) };
-    let near = crate::output::Scope::Gateways([crate::store::Name::new("infra", "near")].into());
+    let near = crate::output::Scope::Gateways([Name::new("infra", "near")].into());
     assert_eq!(config.scope, near);
     assert!(run(&stores(&[&own]), Translator::Secret, "infra/good").0.is_empty());
 }
