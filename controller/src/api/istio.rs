@@ -339,3 +339,12 @@ pub struct WorkloadEntrySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_account: Option<String>,
 }
+
+impl WorkloadEntry {
+    /// Its labels: those of the spec go before those of the object.
+    pub fn all_labels(&self) -> BTreeMap<String, String> {
+        let mut labels = self.metadata.labels.clone().unwrap_or_default();
+        labels.extend(self.spec.labels.clone());
+        labels
+    }
+}

@@ -70,7 +70,7 @@ pub(super) fn of<K: Stored>(object: &K) -> Vec<(Index, Arc<str>)> {
         values.labels(meta.labels.as_ref());
         values.selects(service.spec.as_ref().and_then(|spec| spec.selector.as_ref()));
     } else if let Some(entry) = any.downcast_ref::<WorkloadEntry>() {
-        values.labels(Some(&entry.spec.labels));
+        values.labels(Some(&entry.all_labels()));
     } else if let Some(entry) = any.downcast_ref::<ServiceEntry>() {
         values.selects(entry.spec.workload_selector.as_ref().map(|selector| &selector.labels));
         for place in vip::places(entry) {

@@ -3,7 +3,9 @@
 //! ServiceEntry and WorkloadEntry → services and workloads that the mesh does not run.
 //!
 //! Rule: Istio's `ambient/services.go`. Hosts of entries without addresses get those of
-//! [`crate::api::vip`], which the status tells.
+//! [`crate::api::vip`], which the status tells. What of an entry is not served, [`told`] says.
+
+mod told;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -20,9 +22,11 @@ use routing::discovery::{
 
 use super::service::{bound, distribution, ingress_uses, protocol_of};
 use super::waypoint::{self, label};
-use super::{authorization, peer_authentication, workload};
+use super::{authorization, guard, peer_authentication, workload};
 use crate::api;
-use crate::api::istio::{EntryPort, ServiceEntry, WorkloadEntry, WorkloadEntrySpec};
+use crate::api::istio::{
+    EntryPort, ServiceEntry, ServiceEntrySpec, WorkloadEntry, WorkloadEntrySpec,
+};
 use crate::api::vip;
 use crate::output::{Config, Output, Scope};
 use crate::status::{Body, Status};
@@ -63,17 +67,20 @@ pub fn run_service(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
         }
         outputs.push(Config::plane(Plane::Service(service.into()), Scope::Everyone));
     }
-    for workload in endpoints(name, object, look) {
+    let endpoints = endpoints(name, object, look);
+    let spec = &object.spec;
+    let passes = spec.resolution.as_deref().unwrap_or("NONE") == "NONE";
+    let reaches = passes || spec.workload_selector.is_some() || !endpoints.is_empty();
+    let mut conditions =
+        told::conditions(&told::of_service(spec), reaches && !spec.hosts.is_empty());
+    for workload in endpoints {
         outputs.push(Config::plane(Plane::Workload(workload.into()), Scope::Everyone));
     }
-    let conditions: Vec<_> =
-        binding.iter().map(|binding| bound(binding, &Step::Settled, 0)).collect();
-    if !conditions.is_empty() || !assigned.is_empty() {
-        let key = Key { kind: Kind::ServiceEntry, name: name.clone() };
-        let generation = object.metadata.generation;
-        let body = Body::Entry { conditions, addresses: assigned };
-        outputs.push(Output::Status(Status { key, generation, body }.into()));
-    }
+    conditions.extend(binding.iter().map(|binding| bound(binding, &Step::Settled, 0)));
+    let key = Key { kind: Kind::ServiceEntry, name: name.clone() };
+    let generation = object.metadata.generation;
+    let body = Body::Entry { conditions, addresses: assigned };
+    outputs.push(Output::Status(Status { key, generation, body }.into()));
     outputs
 }
 
@@ -81,18 +88,49 @@ pub fn run_service(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
 pub fn run_workload(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
     let object = look.get::<WorkloadEntry>(&name.namespace, &name.name);
     let Some(object) = object else { return Vec::new() };
-    let mut labels = object.metadata.labels.clone().unwrap_or_default();
-    labels.extend(object.spec.labels.clone());
+    let labels = object.all_labels();
+    let meta = ObjectMeta { labels: Some(labels), ..object.metadata.clone() };
+    let binding = waypoint::of_workload(&meta, look);
+    let workload = workload_of(name, object, &meta, look);
+    let faults = told::of_workload(&object.spec, "spec");
+    let mut conditions = told::conditions(&faults, workload.is_some());
+    conditions.extend(told::workload_bound(&meta, binding.as_ref(), look));
+    let mut outputs = Vec::new();
+    if let Some(mut made) = workload {
+        made.waypoint = binding.as_ref().and_then(waypoint::Binding::address);
+        // Without a tunnel of its own nobody would keep it.
+        let guard =
+            if made.native_tunnel { guard::of(&made, binding.as_ref(), look) } else { None };
+        if let Some(guard) = guard {
+            made.authorization_policies.push(guard.name.clone());
+            outputs.push(Config::plane(Plane::Authorization(guard.into()), Scope::Everyone));
+        }
+        outputs.push(Config::plane(Plane::Workload(made.into()), Scope::Everyone));
+    }
+    let key = Key { kind: Kind::WorkloadEntry, name: name.clone() };
+    let (generation, body) = (object.metadata.generation, Body::Conditions(conditions));
+    outputs.push(Output::Status(Status { key, generation, body }.into()));
+    outputs
+}
+
+/// The workload that a WorkloadEntry is, without its waypoint; none if it cannot be reached.
+fn workload_of(
+    name: &Name,
+    object: &WorkloadEntry,
+    meta: &ObjectMeta,
+    look: &mut Lookup<'_>,
+) -> Option<Workload> {
+    let labels = meta.labels.as_ref()?;
     let cluster = &look.mesh().cluster_id;
     let uid =
         format!("{cluster}/networking.istio.io/WorkloadEntry/{}/{}", name.namespace, name.name);
-    let Some(mut made) = base(&uid, &name.namespace, &object.spec, look) else { return Vec::new() };
+    let mut made = base(&uid, &name.namespace, &object.spec, look)?;
     made.name = Arc::clone(&name.name);
-    let named = label(Some(&labels), api::WORKLOAD_NAME);
+    let named = label(Some(labels), api::WORKLOAD_NAME);
     made.workload_name = named.map_or_else(|| Arc::clone(&name.name), Arc::from);
-    place_by(&labels, &mut made);
-    name_for_telemetry(&mut made, &labels);
-    for service in workload::selecting(&name.namespace, &labels, look) {
+    place_by(labels, &mut made);
+    name_for_telemetry(&mut made, labels);
+    for service in workload::selecting(&name.namespace, labels, look) {
         let service_name = service.metadata.name.as_deref().unwrap_or_default();
         let host = api::service_host(&name.namespace, service_name);
         let listed = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
@@ -105,13 +143,9 @@ pub fn run_workload(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
         made.services
             .insert(ServiceKey::new(made.namespace.clone(), host.as_str()), ports.collect());
     }
-    made.services.extend(services_of(&name.namespace, &labels, look));
-    govern(&mut made, &labels, look);
-    made.waypoint = {
-        let meta = ObjectMeta { labels: Some(labels), ..object.metadata.clone() };
-        waypoint::of_workload(&meta, look).as_ref().and_then(waypoint::Binding::address)
-    };
-    vec![Config::plane(Plane::Workload(made.into()), Scope::Everyone)]
+    made.services.extend(services_of(&name.namespace, labels, look));
+    govern(&mut made, labels, look);
+    Some(made)
 }
 
 fn number(
@@ -167,11 +201,8 @@ fn service_port(port: &EntryPort) -> Port {
 
 /// The addresses that the entry writes.
 fn written(object: &ServiceEntry) -> Vec<VirtualAddress> {
-    let parsed = object.spec.addresses.iter().filter_map(|text| {
-        let range = text.parse().or_else(|_| text.parse::<IpAddr>().map(Into::into)).ok()?;
-        Some(VirtualAddress { network: "".into(), range })
-    });
-    parsed.collect()
+    let parsed = object.spec.addresses.iter().filter_map(|text| told::range(text));
+    parsed.map(|range| VirtualAddress { network: "".into(), range }).collect()
 }
 
 fn load_balancing(object: &ServiceEntry, look: &mut Lookup<'_>) -> Option<LoadBalancing> {
@@ -196,18 +227,23 @@ fn load_balancing(object: &ServiceEntry, look: &mut Lookup<'_>) -> Option<LoadBa
     })
 }
 
+/// Tells whether addresses of hosts or endpoints are looked up.
+fn resolves(spec: &ServiceEntrySpec) -> bool {
+    matches!(spec.resolution.as_deref(), Some("DNS" | "DNS_ROUND_ROBIN" | "DYNAMIC_DNS"))
+}
+
 /// The endpoints written into an entry; without any, a DNS entry is its own endpoint.
 fn endpoints(name: &Name, object: &ServiceEntry, look: &mut Lookup<'_>) -> Vec<Workload> {
     let spec = &object.spec;
-    let resolves =
-        matches!(spec.resolution.as_deref(), Some("DNS" | "DNS_ROUND_ROBIN" | "DYNAMIC_DNS"));
     if spec.workload_selector.is_some() {
         return Vec::new();
     }
     let by_host =
         |host: &String| WorkloadEntrySpec { address: Some(host.clone()), ..Default::default() };
-    let listed: Vec<(WorkloadEntrySpec, &[String])> = if spec.endpoints.is_empty() && resolves {
-        spec.hosts.iter().map(|host| (by_host(host), std::slice::from_ref(host))).collect()
+    let listed: Vec<(WorkloadEntrySpec, &[String])> = if spec.endpoints.is_empty() && resolves(spec)
+    {
+        let known = spec.hosts.iter().filter(|host| !told::is_wildcard(host));
+        known.map(|host| (by_host(host), std::slice::from_ref(host))).collect()
     } else {
         spec.endpoints.iter().map(|endpoint| (endpoint.clone(), spec.hosts.as_slice())).collect()
     };
@@ -244,12 +280,16 @@ fn endpoints(name: &Name, object: &ServiceEntry, look: &mut Lookup<'_>) -> Vec<W
     made
 }
 
+/// What an endpoint says by itself; none if it cannot be served, of which [`told`] tells.
 fn base(
     uid: &str,
     namespace: &str,
     spec: &WorkloadEntrySpec,
     look: &Lookup<'_>,
 ) -> Option<Workload> {
+    if !told::of_workload(spec, "").is_empty() {
+        return None;
+    }
     let namespace: Namespace = namespace.parse().ok()?;
     let account = spec.service_account.as_deref().unwrap_or("default").parse().ok()?;
     let identity = Identity::new(&look.mesh().trust_domain.parse().ok()?, &namespace, &account);

@@ -4,7 +4,7 @@
 //!
 //! Owns the rule that nothing is overlooked in silence: every label and annotation of Istio's is
 //! served, or told on its object with what happens instead ([`table`]); so is a waypoint that a
-//! workload or namespace names and that serves it not. What has a condition of its own is not
+//! pod or namespace names and that serves it not. What has a condition of its own is not
 //! told twice. On Kubernetes [`crate::provision::events`] writes it, `waymark status` lists it.
 //!
 //! Left alone is what users did not write: objects that were made for a Gateway, and pods that
@@ -111,7 +111,7 @@ fn pod(object: &Pod, look: &mut Lookup<'_>) -> Vec<String> {
     if injected || waypoint::is_gateways_own(meta) {
         return Vec::new();
     }
-    [of(Kind::Pod, meta, look), Vec::from_iter(workload(meta, look))].concat()
+    [of(Kind::Pod, meta, look), Vec::from_iter(bound(meta, look))].concat()
 }
 
 fn service(object: &Service, look: &mut Lookup<'_>) -> Vec<String> {
@@ -131,11 +131,9 @@ fn service_entry(object: &ServiceEntry, look: &mut Lookup<'_>) -> Vec<String> {
     notes
 }
 
-fn workload_entry(object: &WorkloadEntry, look: &mut Lookup<'_>) -> Vec<String> {
-    let mut labels = object.metadata.labels.clone().unwrap_or_default();
-    labels.extend(object.spec.labels.clone());
-    let meta = ObjectMeta { labels: Some(labels), ..object.metadata.clone() };
-    [of(Kind::WorkloadEntry, &meta, look), Vec::from_iter(workload(&meta, look))].concat()
+fn workload_entry(object: &WorkloadEntry, look: &Lookup<'_>) -> Vec<String> {
+    let meta = ObjectMeta { labels: Some(object.all_labels()), ..object.metadata.clone() };
+    of(Kind::WorkloadEntry, &meta, look)
 }
 
 /// Only Gateways of ours: what others' controllers know we do not judge.
@@ -163,16 +161,16 @@ fn class(object: &GatewayClass, look: &Lookup<'_>) -> Vec<String> {
     }
 }
 
-/// The waypoint that a pod or WorkloadEntry itself names, if it does not serve it.
-fn workload(meta: &ObjectMeta, look: &mut Lookup<'_>) -> Option<String> {
+/// The waypoint that a pod itself names, if it does not serve it.
+fn bound(meta: &ObjectMeta, look: &mut Lookup<'_>) -> Option<String> {
     let (gateway, state, serves) = waypoint::named(meta, look)?;
-    let refused = "traffic to the workload's own addresses is refused";
+    let refused = "traffic to the pod's own addresses is refused";
     if state != State::Absent && !serves.is_for_workloads() {
         let why = "is not for workloads, as its label istio.io/waypoint-for says";
         return Some(unbound(
             &gateway,
             why,
-            "traffic to the workload's own addresses passes no waypoint",
+            "traffic to the pod's own addresses passes no waypoint",
         ));
     }
     match state {

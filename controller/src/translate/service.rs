@@ -250,7 +250,9 @@ pub fn bound(binding: &Binding, step: &Step, unguarded: usize) -> Condition {
     };
     let message = match unguarded {
         0 => message,
-        count => format!("{message}. Pods that are not in the mesh, which nothing guards: {count}"),
+        count => format!(
+            "{message}. Pods and WorkloadEntries that are not in the mesh, which nothing guards: {count}"
+        ),
     };
     let condition = Condition::new("istio.io/WaypointBound", bound, reason, message);
     if bound { condition.after_ack() } else { condition }

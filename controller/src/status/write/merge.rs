@@ -13,8 +13,8 @@ use crate::store::Kind;
 
 /// Lists with one entry for each controller and parent.
 const LISTS: [&str; 2] = ["parents", "ancestors"];
-/// Conditions of ours on objects that have others, too.
-const OURS: [&str; 1] = ["istio.io/WaypointBound"];
+/// Conditions of ours on objects that have others, too: on all of them, then on entries alone.
+const OURS: [&str; 3] = ["istio.io/WaypointBound", "Accepted", "PartiallyInvalid"];
 
 /// The merge patch that brings the status to `wanted`; none if it stands.
 pub(super) fn patch(kind: Kind, wanted: Option<&Value>, standing: &Standing) -> Option<Value> {
@@ -30,7 +30,7 @@ pub(super) fn patch(kind: Kind, wanted: Option<&Value>, standing: &Standing) -> 
                         shared = true;
                         entries(value, old)
                     }
-                    "conditions" => conditions(value, old, shares(kind)),
+                    "conditions" => conditions(value, old, shares(kind).then(|| ours(kind))),
                     "listeners" => listeners(value, old),
                     _ => value.clone(),
                 };
@@ -45,7 +45,8 @@ pub(super) fn patch(kind: Kind, wanted: Option<&Value>, standing: &Standing) -> 
                 }
             }
             if let (true, Some(old)) = (shares(kind), before.get("conditions")) {
-                fields.insert("conditions".to_owned(), conditions(&Value::Null, Some(old), true));
+                let kept = conditions(&Value::Null, Some(old), Some(ours(kind)));
+                fields.insert("conditions".to_owned(), kept);
             }
         }
     }
@@ -67,6 +68,11 @@ pub(super) fn patch(kind: Kind, wanted: Option<&Value>, standing: &Standing) -> 
 /// Tells whether others write conditions of such objects.
 fn shares(kind: Kind) -> bool {
     matches!(kind, Kind::Service | Kind::ServiceEntry | Kind::WorkloadEntry)
+}
+
+/// Conditions that are ours on such objects, told or not.
+fn ours(kind: Kind) -> &'static [&'static str] {
+    if kind == Kind::Service { OURS.get(..1).unwrap_or_default() } else { &OURS }
 }
 
 fn list(value: Option<&Value>) -> impl Iterator<Item = &Value> {
@@ -102,23 +108,24 @@ fn listeners(wanted: &Value, old: Option<&Value>) -> Value {
 fn with_conditions(entry: &Value, old: Option<&Value>) -> Value {
     let mut entry = entry.clone();
     if let Some(own) = entry.get_mut("conditions") {
-        *own = conditions(own, old.and_then(|old| old.get("conditions")), false);
+        *own = conditions(own, old.and_then(|old| old.get("conditions")), None);
     }
     entry
 }
 
-/// Our conditions with the times that stand; those of others too, if `keep`.
-fn conditions(wanted: &Value, old: Option<&Value>, keep: bool) -> Value {
+/// Our conditions with the times that stand; with those of others, if `ours` tells them apart.
+fn conditions(wanted: &Value, old: Option<&Value>, ours: Option<&[&str]>) -> Value {
     let find = |kind: Option<&Value>| list(old).find(|old| old.get("type") == kind);
-    let ours = list(Some(wanted)).map(|condition| {
+    let told = list(Some(wanted)).map(|condition| {
         find(condition.get("type")).map_or(condition.clone(), |old| since(condition, old))
     });
     let mine = |kind: Option<&Value>| {
-        kind.and_then(Value::as_str).is_some_and(|kind| OURS.contains(&kind))
-            || list(Some(wanted)).any(|wanted| wanted.get("type") == kind)
+        let known =
+            |ours: &[&str]| kind.and_then(Value::as_str).is_some_and(|kind| ours.contains(&kind));
+        ours.is_none_or(known) || list(Some(wanted)).any(|wanted| wanted.get("type") == kind)
     };
-    let foreign = list(old).filter(|old| keep && !mine(old.get("type"))).cloned();
-    foreign.chain(ours).collect()
+    let foreign = list(old).filter(|old| !mine(old.get("type"))).cloned();
+    foreign.chain(told).collect()
 }
 
 /// A condition that follows one that stands.

@@ -117,3 +117,179 @@ fn a_workload_entry_stands_behind_what_selects_it() {
     assert_eq!(hosts, ["a.example", "b.example"]);
     assert!(workloads(&run(&stores, Translator::ServiceEntry, "n/out")).is_empty());
 }
+
+/// Status, reason and message by type.
+fn conditions(made: &Made) -> BTreeMap<&'static str, (bool, &'static str, String)> {
+    let all = made.status().conditions();
+    all.into_iter().map(|one| (one.kind, (one.status, one.reason, one.message.clone()))).collect()
+}
+
+#[test]
+fn what_of_a_service_entry_is_not_served_is_told_by_its_field() {
+    let rows: [(&str, &[&str]); 7] = [
+        ("resolution: STATIC", &[]),
+        (
+            "resolution: NONE, addresses: [10.9.0.0/16, 10.9.0.0/40, x]",
+            &["addresses[1]", "addresses[2]"],
+        ),
+        (
+            "resolution: ODD, endpoints: [{address: 10.1.0.1}]",
+            &["spec.resolution \"ODD\" is none of"],
+        ),
+        (
+            "resolution: STATIC, workloadSelector: {labels: {a: b}}, endpoints: [{address: 10.1.0.1}]",
+            &["spec.endpoints are left out"],
+        ),
+        (
+            "resolution: STATIC, endpoints: [{address: 10.1.0.1}, {address: 'unix:///x'}, {ports: {tls: 1}}]",
+            &["endpoints[1].address \"unix:///x\"", "endpoints[2].address is missing"],
+        ),
+        (
+            "resolution: DNS, endpoints: [{address: db.example}, {address: db.example, serviceAccount: A/B}]",
+            &["endpoints[1].serviceAccount \"A/B\""],
+        ),
+        ("resolution: DNS, endpoints: [{address: db.example.}, {address: 'fd00::1'}]", &[]),
+    ];
+    for (spec, parts) in rows {
+        let told = conditions(&made("", spec, ""));
+        assert!(told["Accepted"].0, "{spec}");
+        match told.get("PartiallyInvalid") {
+            Some((status, reason, message)) => {
+                assert_eq!((*status, *reason), (true, "UnsupportedValue"), "{spec}");
+                assert_eq!(message.split("; ").count(), parts.len(), "{message}");
+                for part in parts {
+                    assert!(message.contains(part), "{part} in {message}");
+                }
+            }
+            None => assert!(parts.is_empty(), "{spec}"),
+        }
+    }
+    let wrong = made("", "resolution: STATIC, endpoints: [{address: 'a b'}]", "");
+    let (status, reason, message) = &conditions(&wrong)["Accepted"];
+    assert_eq!((*status, *reason), (false, "Invalid"), "nothing is left: {message}");
+    assert!(message.contains("spec.endpoints[0].address \"a b\""), "{message}");
+    assert!(workloads(&wrong).is_empty());
+}
+
+#[test]
+fn a_wildcard_host_is_nobodys_endpoint_and_its_entry_is_told() {
+    let of = |hosts: &str, spec: &str| {
+        let text = entry("", spec, "").replace("a.example, b.example", hosts);
+        run(&stores(&[&text]), Translator::ServiceEntry, "n/out")
+    };
+    let both = of("'*.a.example', b.example", "resolution: DYNAMIC_DNS");
+    let names: Vec<_> = workloads(&both).iter().map(|one| one.hostname.as_deref()).collect();
+    assert_eq!(names, [Some("b.example")]);
+    let message = &conditions(&both)["PartiallyInvalid"].2;
+    assert!(message.contains("spec.hosts[0] \"*.a.example\""), "{message}");
+    let alone = conditions(&of("'*.a.example'", "resolution: DYNAMIC_DNS"));
+    assert_eq!((alone["Accepted"].0, alone["Accepted"].1), (false, "Invalid"));
+    for served in ["resolution: NONE", "resolution: DNS, endpoints: [{address: b.example}]"] {
+        let told = conditions(&of("'*.a.example'", served));
+        assert!(told["Accepted"].0 && !told.contains_key("PartiallyInvalid"), "{served}");
+    }
+}
+
+fn workload_entry(labels: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\n\
+         metadata: {{name: vm, namespace: n, labels: {{{labels}}}}}\nspec: {{{spec}}}\n"
+    )
+}
+
+#[test]
+fn a_workload_entry_is_told_whether_it_is_served() {
+    let of = |spec: &str| {
+        let made = run(&stores(&[&workload_entry("", spec)]), Translator::WorkloadEntry, "n/vm");
+        (workloads(&made).len(), conditions(&made)["Accepted"].clone())
+    };
+    let (served, told) = of("address: 10.2.0.1");
+    assert_eq!((served, told.0), (1, true));
+    for (spec, field) in [
+        ("address: ''", "spec.address is missing"),
+        ("address: 'unix:///x'", "spec.address \"unix:///x\""),
+        ("address: 10.2.0.1, serviceAccount: A/B", "spec.serviceAccount \"A/B\""),
+    ] {
+        let (served, (status, reason, message)) = of(spec);
+        assert_eq!((served, status, reason), (0, false, "Invalid"), "{spec}");
+        assert!(message.contains(field), "{message}");
+    }
+}
+
+/// A waypoint of the namespace with a ready pod.
+fn waypoint(serves: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\n\
+         metadata: {{name: wp, namespace: n, labels: {{istio.io/waypoint-for: {serves}}}}}\n\
+         spec: {{gatewayClassName: istio-waypoint, listeners: [{{name: mesh, port: 15008, protocol: HBONE}}]}}\n---\n\
+         apiVersion: v1\nkind: Pod\nmetadata: {{name: wp-1, namespace: n, labels: \
+         {{gateway.networking.k8s.io/gateway-name: wp}}}}\nspec: {{containers: []}}\n\
+         status: {{phase: Running, podIP: 10.0.0.9, conditions: [{{type: Ready, status: 'True'}}]}}\n"
+    )
+}
+
+#[test]
+fn a_workload_entry_is_told_of_its_waypoint_and_that_nothing_guards_it() {
+    const USES: &str = "istio.io/use-waypoint: wp";
+    let of = |labels: &str, more: &[&str]| {
+        let object = workload_entry(labels, "address: 10.2.0.1");
+        let texts: Vec<&str> = [object.as_str()].into_iter().chain(more.iter().copied()).collect();
+        run(&stores(&texts), Translator::WorkloadEntry, "n/vm")
+    };
+    let bound = |made: &Made| conditions(made).get("istio.io/WaypointBound").cloned();
+    assert_eq!(bound(&of("", &[])), None);
+    let inherits = "apiVersion: v1\nkind: Namespace\nmetadata: {name: n, labels: {istio.io/use-waypoint: wp}}\n";
+    let rows = [
+        (of(USES, &[]), (false, "WaypointMissing")),
+        (of(USES, &[&waypoint("service")]), (false, "UnsupportedTrafficType")),
+        (of(USES, &[&waypoint("all")]), (true, "WaypointAccepted")),
+        (of("", &[&waypoint("workload"), inherits]), (true, "WaypointAccepted")),
+    ];
+    for (made, want) in &rows {
+        let (status, reason, message) = bound(made).unwrap();
+        assert_eq!((status, reason), *want, "{message}");
+        let is_bound = reason != "UnsupportedTrafficType";
+        assert_eq!(workloads(made)[0].waypoint.is_some(), is_bound, "{message}");
+        assert_eq!(message.contains("Nothing refuses calls"), is_bound, "{message}");
+    }
+    let none = of("", &[&waypoint("service"), inherits]);
+    assert_eq!(bound(&none), None, "what the namespace says is for its Services");
+}
+
+#[test]
+fn only_a_workload_entry_with_a_tunnel_has_a_guard() {
+    let guards = |labels: &str| {
+        let object = workload_entry(labels, "address: 10.2.0.1");
+        let made = run(&stores(&[&object, &waypoint("all")]), Translator::WorkloadEntry, "n/vm");
+        let policies =
+            planes(&made).filter(|plane| matches!(plane, Plane::Authorization(_))).count();
+        let named = workloads(&made)[0].authorization_policies.len();
+        let message = conditions(&made)["istio.io/WaypointBound"].2.clone();
+        (policies, named, message.contains("for the entry's own tunnel to refuse"))
+    };
+    assert_eq!(guards("istio.io/use-waypoint: wp"), (0, 0, false));
+    let tunnel = "istio.io/use-waypoint: wp, networking.istio.io/tunnel: http";
+    assert_eq!(guards(tunnel), (1, 1, true));
+}
+
+#[test]
+fn a_service_counts_the_workload_entries_that_nothing_guards() {
+    let service = "apiVersion: v1\nkind: Service\n\
+                   metadata: {name: web, namespace: n, labels: {istio.io/use-waypoint: wp}}\n\
+                   spec: {clusterIP: 10.96.0.1, selector: {app: vm}, ports: [{port: 80}]}\n";
+    let of = |labels: &str, spec: &str| {
+        let object = workload_entry(labels, &format!("address: 10.2.0.1, {spec}"));
+        let texts = [service, &object, &waypoint("service")];
+        let made = run(&stores(&texts), Translator::Service, "n/web");
+        conditions(&made)["istio.io/WaypointBound"].2.clone()
+    };
+    let unguarded = "Pods and WorkloadEntries that are not in the mesh, which nothing guards: 1";
+    for (labels, spec) in [("app: vm", ""), ("", "labels: {app: vm}")] {
+        let message = of(labels, spec);
+        assert!(message.ends_with(unguarded), "{message}");
+    }
+    for labels in ["app: other", "app: vm, networking.istio.io/tunnel: http"] {
+        let message = of(labels, "");
+        assert!(!message.contains("nothing guards"), "{message}");
+    }
+}

@@ -191,8 +191,9 @@ fn a_waypoint_that_is_named_in_vain_is_told() {
         (&waypoint(all, "All"), "", ""),
     ];
     for (gateway, workload, namespace) in rows {
+        // A WorkloadEntry has a condition.
         let kinds =
-            [(Kind::Pod, workload), (Kind::WorkloadEntry, workload), (Kind::Namespace, namespace)];
+            [(Kind::Pod, workload), (Kind::WorkloadEntry, ""), (Kind::Namespace, namespace)];
         for (kind, want) in kinds {
             let texts = [gateway, &object(kind, names)];
             let told = told(kind, &texts).concat();

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Pod, Service};
 
+use crate::api::istio::WorkloadEntry;
 use crate::store::facts::{PodState, Step};
 use crate::store::index::{self, Index};
 use crate::store::lookup::Lookup;
-use crate::translate::waypoint;
+use crate::translate::waypoint::{self, label};
 use crate::translate::workload::{selecting, workload_port};
 use crate::translate::{pod, service};
 
@@ -30,9 +31,28 @@ pub(super) fn pods<'a>(object: &Service, look: &mut Lookup<'a>) -> Vec<&'a Arc<P
     found
 }
 
-/// How many of the Service's pods are not proven to be in the mesh, so that nothing guards them.
+/// The WorkloadEntries that a Service selects.
+fn entries<'a>(object: &Service, look: &mut Lookup<'a>) -> Vec<&'a Arc<WorkloadEntry>> {
+    let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
+    let selector = object.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    let Some((key, value)) = selector.and_then(|selector| selector.first_key_value()) else {
+        return Vec::new();
+    };
+    let mut found = look.list::<WorkloadEntry>(Index::Label, &index::label(namespace, key, value));
+    found.retain(|found| {
+        let own = found.all_labels();
+        selector.into_iter().flatten().all(|(key, value)| own.get(key) == Some(value))
+    });
+    found
+}
+
+/// How many of the Service's pods are not proven to be in the mesh, so that nothing guards them;
+/// with the WorkloadEntries that have no tunnel.
 pub(super) fn unguarded(object: &Service, look: &mut Lookup<'_>) -> usize {
-    let mut count = 0;
+    let open = |entry: &&Arc<WorkloadEntry>| {
+        label(Some(&entry.all_labels()), crate::api::TUNNEL) != Some("http")
+    };
+    let mut count = entries(object, look).into_iter().filter(open).count();
     for found in pods(object, look) {
         let uid = found.metadata.uid.as_deref().unwrap_or_default();
         let proven = look.pod(uid).is_some_and(|fact| fact.state == PodState::Enrolled);

@@ -87,3 +87,18 @@ fn conditions_of_others_on_a_service_stay() {
     assert_eq!(patch(Kind::Service, None, &standing(json!({ "loadBalancer": {} }))), None);
     assert_eq!(patch(Kind::Gateway, None, &both), None, "a Gateway's go with it");
 }
+
+#[test]
+fn conditions_of_an_entry_go_with_their_reason_and_those_of_others_stay() {
+    let healthy = condition("Healthy", "True", "Healthy", "t0");
+    let told = |kind: &str| condition(kind, "True", "Accepted", "t1");
+    let before =
+        standing(json!({ "conditions": [healthy, told("Accepted"), told("PartiallyInvalid")] }));
+    let wanted = json!({ "conditions": [told("Accepted")] });
+    let patched = patch(Kind::WorkloadEntry, Some(&wanted), &before).unwrap();
+    assert_eq!(patched["status"], json!({ "conditions": [healthy, told("Accepted")] }));
+    let patched = patch(Kind::ServiceEntry, None, &before).unwrap();
+    assert_eq!(patched["status"], json!({ "conditions": [healthy] }));
+    // Of a Service only that of its waypoint is ours.
+    assert_eq!(patch(Kind::Service, None, &before), None);
+}
