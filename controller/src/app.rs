@@ -241,7 +241,8 @@ pub async fn start_in(settings: Settings, surroundings: Surroundings) -> Result<
     let (told, words) = mpsc::channel(WORDS);
     let following = tokio::spawn(Box::pin(follow::run(Arc::clone(&hub), told)));
     let client = Client::new().map_err(AppError::Keys)?;
-    let issuers = Keeper::new(client, Pace::default());
+    let pace = Pace { refresh: hub.settings.jwt_keys_refresh, ..Pace::default() };
+    let issuers = Keeper::new(client, pace);
     let mut feeds = Feeds::new(&hub, source, (inbox, words), issuers);
     Box::pin(engine.enter(&mut feeds)).await?;
     let admin = crate::admin::bind(&hub.settings).map_err(AppError::Admin)?;

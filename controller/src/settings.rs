@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
+use policy::duration::parse_duration;
 
 use crate::discovery::Selectors;
 use crate::provision::pods::Pods;
@@ -239,6 +240,10 @@ pub struct Settings {
     #[arg(long)]
     pub startup_taint: Option<String>,
 
+    /// Time from one fetch of a token issuer's keys to the next, as `20m` or `1h30m`.
+    #[arg(long, env = "PILOT_JWT_PUB_KEY_REFRESH_INTERVAL", default_value = "20m", value_parser = interval)]
+    pub jwt_keys_refresh: Duration,
+
     /// Longest life of a workload certificate, in seconds.
     #[arg(long, default_value_t = 86_400)]
     pub certificate_ttl: u64,
@@ -254,6 +259,15 @@ pub struct Settings {
     /// Most clients served at once.
     #[arg(long, default_value_t = 10_000)]
     pub max_clients: usize,
+}
+
+/// A duration with units, of a second at least: whoever is asked is asked by every mesh.
+fn interval(text: &str) -> Result<Duration, String> {
+    let time = parse_duration(text).map_err(|error| error.to_string())?;
+    if time < Duration::from_secs(1) {
+        return Err(format!("{text} is too short, wanted a second or more"));
+    }
+    Ok(time)
 }
 
 impl Settings {
@@ -327,5 +341,19 @@ mod tests {
         let given = ["--trust-domain=new", r#"--trust-domain-aliases=["old","older"]"#];
         assert_eq!(domains(&given).unwrap(), ["new", "old", "older"].map(Arc::from));
         assert!(domains(&["--trust-domain-aliases=old"]).is_err(), "no JSON list");
+    }
+
+    #[test]
+    fn the_time_between_fetches_of_keys_has_a_unit_and_a_lower_limit() {
+        let of = |text: &str| {
+            let flag = format!("--jwt-keys-refresh={text}");
+            Settings::try_parse_from(["waymark-controller", &flag]).map(|one| one.jwt_keys_refresh)
+        };
+        assert_eq!(of("1h30m").unwrap(), Duration::from_secs(90 * 60));
+        let unset = Settings::try_parse_from(["waymark-controller"]).unwrap();
+        assert_eq!(unset.jwt_keys_refresh, Duration::from_secs(20 * 60));
+        for wrong in ["20", "0s", "500ms", "-1m", "soon"] {
+            assert!(of(wrong).is_err(), "{wrong}");
+        }
     }
 }

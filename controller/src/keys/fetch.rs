@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::LOCATION;
+use http::uri::Scheme;
 use http::{StatusCode, Uri};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -25,6 +27,8 @@ use crate::translate::request_authentication::in_words;
 
 /// The longest answer that is read, in bytes.
 const BODY: usize = 1 << 20;
+/// How often in a row it is followed elsewhere.
+const REDIRECTS: usize = 5;
 
 /// Why keys could not be fetched.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +42,16 @@ pub enum FetchError {
     /// There was no answer.
     #[error("cannot be reached")]
     Reach(#[source] legacy::Error),
+    /// It sends elsewhere, where it is not followed.
+    #[error(
+        "answered with {status} to {to:?}, which is not followed: only to the same host, from http to https or as before, five times at most; write the URL where the keys are"
+    )]
+    Redirect {
+        /// The status.
+        status: StatusCode,
+        /// Where it sends; may be empty.
+        to: String,
+    },
     /// It answered with another status than 200.
     #[error("answered with {0}, wanted 200")]
     Status(StatusCode),
@@ -133,11 +147,44 @@ struct Discovered {
 }
 
 async fn get(client: &Client, uri: &str) -> Result<Bytes, FetchError> {
-    let uri: Uri = uri.parse().map_err(|_| FetchError::Url(uri.to_owned()))?;
-    let response = client.0.get(uri).await.map_err(FetchError::Reach)?;
-    if response.status() != StatusCode::OK {
-        return Err(FetchError::Status(response.status()));
+    let mut uri: Uri = uri.parse().map_err(|_| FetchError::Url(uri.to_owned()))?;
+    let mut left = REDIRECTS;
+    loop {
+        let response = client.0.get(uri.clone()).await.map_err(FetchError::Reach)?;
+        let status = response.status();
+        if status == StatusCode::OK {
+            let body = Limited::new(response.into_body(), BODY).collect().await;
+            return Ok(body.map_err(FetchError::Body)?.to_bytes());
+        }
+        // Rule: RFC 9110 §15.4; all of these mean the same to a GET.
+        if !matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308) {
+            return Err(FetchError::Status(status));
+        }
+        let to = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+        let to = to.unwrap_or_default();
+        let next = followed(&uri, to).filter(|_| left > 0);
+        uri = next.ok_or_else(|| FetchError::Redirect { status, to: to.to_owned() })?;
+        left -= 1;
     }
-    let body = Limited::new(response.into_body(), BODY).collect().await;
-    Ok(body.map_err(FetchError::Body)?.to_bytes())
+}
+
+/// Where a redirect from one URL to another leads; none if it is not followed: who named the
+/// first trusts that host, and that nobody reads or changes what https brings.
+fn followed(from: &Uri, to: &str) -> Option<Uri> {
+    let to: Uri = to.parse().ok()?;
+    let (scheme, authority) = (from.scheme()?, from.authority()?);
+    let Some(other) = to.authority() else {
+        // A path of the same host; one that is relative to the first path is no legal `Uri`.
+        let path = to.path_and_query()?.clone();
+        return Uri::builder()
+            .scheme(scheme.clone())
+            .authority(authority.clone())
+            .path_and_query(path)
+            .build()
+            .ok();
+    };
+    let secured = *scheme == Scheme::HTTP && to.scheme() == Some(&Scheme::HTTPS);
+    let same = to.scheme() == Some(scheme) && other.port_u16() == authority.port_u16();
+    let host = other.host().eq_ignore_ascii_case(authority.host());
+    (host && (secured || same)).then_some(to)
 }

@@ -22,7 +22,7 @@ use super::*;
 const SET: &str = r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "k", "x": "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE"}]}"#;
 const TIME: Duration = Duration::from_secs(5);
 
-/// A server of answers by path; others are 404.
+/// A server of answers by path, `to URL` is one that sends there; others are 404.
 #[derive(Clone, Default)]
 struct Issuer(Arc<Mutex<Vec<(String, String)>>>);
 
@@ -39,11 +39,16 @@ impl Issuer {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let found = all.iter().find(|(path, _)| path == request.uri().path());
         let (status, body) = match found {
+            Some((_, body)) if body.starts_with("to ") => (StatusCode::FOUND, body.clone()),
             Some((_, body)) => (StatusCode::OK, body.clone()),
             None => (StatusCode::NOT_FOUND, String::new()),
         };
+        let to = body.strip_prefix("to ").map(|to| to.parse().unwrap());
         let mut response = Response::new(Full::from(body));
         *response.status_mut() = status;
+        if let Some(to) = to {
+            response.headers_mut().insert(http::header::LOCATION, to);
+        }
         response
     }
 
@@ -96,6 +101,12 @@ async fn a_try_gives_the_keys_or_says_what_was_wrong() {
     let told = |issuer: &str| format!(r#"{{"issuer": "{issuer}", "jwks_uri": "{}"}}"#, of("/good"));
     issuer.answer("/one/.well-known/openid-configuration", &told(&of("/one")));
     issuer.answer("/two/.well-known/openid-configuration", &told(&of("/one")));
+    issuer.answer("/moved", "to /good?again=1");
+    issuer.answer("/whole", &format!("to {}", of("/moved")));
+    issuer.answer("/round", "to /round");
+    issuer.answer("/away", "to http://elsewhere.example/good");
+    issuer.answer("/port", "to http://127.0.0.1:1/good");
+    issuer.answer("/beside", "to good");
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let cases = [
         (uri(address, "/good"), ""),
@@ -103,6 +114,12 @@ async fn a_try_gives_the_keys_or_says_what_was_wrong() {
         (KeySource::Issuer(of("/two").into()), "answer is about issuer"),
         (KeySource::Issuer(of("/three").into()), "answered with 404"),
         (uri(address, "/none"), "answered with 404"),
+        (uri(address, "/moved"), ""),
+        (uri(address, "/whole"), ""),
+        (uri(address, "/round"), "/round\", which is not followed"),
+        (uri(address, "/away"), "answered with 302 Found to \"http://elsewhere.example/good\""),
+        (uri(address, "/port"), "which is not followed"),
+        (uri(address, "/beside"), "\"good\", which is not followed"),
         (uri(address, "/text"), "answer holds no keys"),
         (uri(address, "/empty"), "answer holds no keys"),
         (uri(address, "/long"), "longer than a megabyte"),
