@@ -4,8 +4,7 @@
 # All tests, cheap ones first; one progress line a stage, counts at the end.
 # Names of stages as arguments run only those: ./tests/run.sh fmt clippy
 # helm takes Go. On a real Kubernetes, which takes Go and root: clusters, which starts two of its
-# own, and lifecycle, walkthrough, gateways, tokens, conformance, which one cluster serves, as it
-# does faults, which run only when named: in them one lost request counts.
+# own, and lifecycle, walkthrough, gateways, tokens, faults, conformance, which one cluster serves.
 # Without Go or root they are skipped, and told.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -46,6 +45,7 @@ stage() {
   fi
   passed=$((passed + ok)) failed=$((failed + bad)) skipped=$((skipped + skip))
   printf '%-12s %-6s %4d passed %3d failed  %4d s\n' "$name" "$status" "$ok" "$bad" $((SECONDS - begun))
+  grep '^AGAIN ' "$log"
   if [ "$status" = failed ]; then
     grep -nE '^(error|warning)|panicked|FAILED|failures:|^test .* FAILED' "$log" | head -n 60
     tail -n 60 "$log"
@@ -118,7 +118,8 @@ on_cluster() {
   stage walkthrough timeout 30m tests/walkthrough.sh --name "$cluster"
   stage gateways timeout 30m tests/gateways.sh --name "$cluster"
   stage tokens timeout 30m tests/tokens.sh --name "$cluster"
-  [ ${#only[@]} -eq 0 ] || stage faults timeout 30m tests/faults.sh --name "$cluster"
+  # One lost request counts, on a machine that may be busy with others: each has a second try.
+  stage faults timeout 30m tests/faults.sh --name "$cluster" --again
   stage conformance timeout 30m tests/conformance.sh --name "$cluster"
   tests/cluster.sh down --name "$cluster"
 }
