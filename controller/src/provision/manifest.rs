@@ -305,7 +305,7 @@ impl Wanted<'_> {
         let mut ports = vec![json!({
             "name": "status-port", "port": 15021, "targetPort": 15021, "protocol": "TCP",
         })];
-        let mut seen = BTreeSet::new();
+        let (mut seen, mut names) = (BTreeSet::new(), BTreeSet::from(["status-port".to_owned()]));
         for listener in self.listeners {
             let (transport, speaks) = match listener.protocol {
                 Protocol::Http => ("TCP", "http"),
@@ -318,9 +318,12 @@ impl Wanted<'_> {
             if !seen.insert((listener.port, transport)) {
                 continue;
             }
-            let section = listener.name.section();
-            // A port's name is a label of 15 letters at most for some consumers, 63 for the API.
-            let name: String = section.chars().take(63).collect();
+            // Listeners of a ListenerSet may have the names of the Gateway's own.
+            let mut name = port_name(listener.name.section(), 63);
+            if names.contains(&name) {
+                name = format!("{}-{}", port_name(&name, 57), listener.port);
+            }
+            names.insert(name.clone());
             ports.push(json!({
                 "name": name, "port": listener.port, "targetPort": listener.target_port,
                 "protocol": transport, "appProtocol": speaks,
@@ -328,6 +331,15 @@ impl Wanted<'_> {
         }
         ports
     }
+}
+
+/// The name of a listener as that of a port, of so many letters at most.
+///
+/// Rule: ports of Services have names of one label each (RFC 1123), listeners names with dots.
+fn port_name(section: &str, most: usize) -> String {
+    let label: String =
+        section.chars().map(|c| if c == '.' { '-' } else { c }).take(most).collect();
+    label.trim_end_matches('-').to_owned()
 }
 
 fn probe(period: u32, failures: u32) -> Value {

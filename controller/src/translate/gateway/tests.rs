@@ -124,6 +124,22 @@ fn the_objects_of_a_gateway_are_named_and_labelled_as_users_know_them() {
 }
 
 #[test]
+fn ports_of_the_service_have_names_that_a_service_takes() {
+    let long = "l".repeat(62) + ".tail";
+    let named =
+        |name: &str, port: u16| format!("  - {{name: {name}, port: {port}, protocol: HTTP}}\n");
+    let listeners: String = [("a.b", 80), ("a-b", 81), ("status-port", 82), (&long, 83)]
+        .map(|(name, port)| named(name, port))
+        .concat();
+    let made = gateway(&format!("  listeners:\n{listeners}"), &[]);
+    let service = made.object(Kind::Service).unwrap();
+    let ports = service["spec"]["ports"].as_array().unwrap();
+    let names: Vec<&str> = ports.iter().map(|port| port["name"].as_str().unwrap()).collect();
+    let short = "l".repeat(62);
+    assert_eq!(names, ["status-port", "a-b", "a-b-81", "status-port-82", short.as_str()]);
+}
+
+#[test]
 fn the_pods_of_gateways_meet_restricted_pod_security() {
     for class in ["waymark", "istio-waypoint"] {
         let object = format!(
