@@ -63,10 +63,10 @@ eventually 30 "reviews with black stars" seen 'fill="#000000"'
 eventually 30 "reviews with red stars" seen 'fill="#c5221f"'
 
 # ---- into the mesh, while it runs -------------------------------------------------------------
-# shown PROTOCOL — whether that is what `waymark workloads` shows of all six pods.
+# shown PROTOCOL — whether that is what `waymark workloads` shows of all six pods, without waypoint.
 shown() {
   cluster enter "$target/debug/waymark" workloads -n bookinfo |
-    awk -v wanted="$1" '$2 ~ /^(details|productpage|ratings|reviews)-/ { n++; if ($6 != wanted) exit 1 } END { exit n != 6 }'
+    awk -v wanted="$1" '$2 ~ /^(details|productpage|ratings|reviews)-/ { n++; if ($5 != "None" || $6 != wanted) exit 1 } END { exit n != 6 }'
 }
 eventually 20 "waymark workloads shows six pods with TCP" shown TCP
 restarts() { k get pods -l app -o jsonpath='{range .items[*]}{.metadata.name}{" "}{.status.containerStatuses[0].restartCount}{"\n"}{end}' | sort; }
@@ -88,11 +88,63 @@ sockets="$(k exec deploy/productpage-v1 -- /busybox netstat -tuln)"
 rows="$(awk '$4 ~ /:150(01|06|08|53)$/ { print $1 ($4 ~ /^(127\.0\.0\.1|::1):/ ? " lo " : " any ") substr($4, length($4) - 4) }' <<<"$sockets" | sed 's/tcp6/tcp/; s/udp6/udp/' | sort | uniq -c | awk '{ print $1, $2, $3, $4 }' | paste -sd,)"
 [ "$rows" = "1 tcp any 15001,1 tcp any 15006,1 tcp any 15008,2 tcp lo 15053,2 udp lo 15053" ] || fail "sockets in the pod: $rows"
 ok "the tunnel's sockets are in the pod's namespace: five TCP, two UDP"
+# tables — those of nftables in the pod of productpage.
+tables() {
+  # shellcheck disable=SC2016
+  cluster enter sh -c 'exec nsenter -t "$(pgrep -f "^/usr/local/bin/bookinfo productpage" | head -n1)" --net nft list tables'
+}
+captured() { local all; all="$(tables)" && grep -q istio-ambient-nat <<<"$all"; }
+clean() { local all; all="$(tables)" && ! grep -q istio-ambient <<<"$all"; }
+captured || fail "tables in the pod: $(tables)"
+ok "and the capture rules"
 logged() { local lines; lines="$(kubectl -n istio-system logs -l app=ztunnel --tail=400)"; grep -qE "$1" <<<"$lines"; }
 who='src.identity="spiffe://cluster.local/ns/bookinfo/sa/bookinfo-productpage".*dst.identity="spiffe://cluster.local/ns/bookinfo/sa/bookinfo-details"'
 eventually 20 "the tunnel logs productpage -> details with both identities" logged "$who.*direction=\"inbound\""
 eventually 20 "and at its beginning with every field of the walk-through" logged \
   'access.connection complete.src.addr=[0-9.]+:[0-9]+ src.workload="productpage-v1-[^"]+" src.namespace="bookinfo" src.identity="[^"]+".*dst.addr=[0-9.]+:15008 dst.hbone_addr=[0-9.]+:9080 dst.service="details.bookinfo.svc.cluster.local" dst.workload="details-v1-[^"]+" dst.namespace="bookinfo" dst.identity="[^"]+".*direction="outbound" bytes_sent=[0-9]+ bytes_recv=[0-9]+ duration="[0-9]+ms"'
+
+# ---- what lies outside of the cluster, by name ----------------------------------------------------
+# The apiserver, once as an entry of its own and once by a name that the tunnel resolves.
+outside="$(kubectl get endpointslice -n default kubernetes -o jsonpath='{.endpoints[0].addresses[0]} {.ports[0].port}')"
+k apply -f - >/dev/null <<Y
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: outside, namespace: bookinfo}
+spec:
+  hosts: [outside.example.com]
+  ports: [{number: 443, name: tls, protocol: TLS}]
+  resolution: STATIC
+  workloadSelector: {labels: {app: outside}}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: outside, namespace: bookinfo}
+spec:
+  address: ${outside% *}
+  ports: {tls: ${outside#* }}
+  labels: {app: outside}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: named, namespace: bookinfo}
+spec:
+  hosts: [named.example.com]
+  ports: [{number: 443, name: tls, protocol: TLS}]
+  resolution: DNS
+  endpoints: [{address: kubernetes.default.svc.cluster.local}]
+Y
+# answers HOST — whether a pod of the mesh gets an answer from it, whatever it is.
+answers() {
+  local code
+  code="$(k exec deploy/productpage-v1 -- /usr/local/bin/curl -sk --max-time 5 -o /dev/null -w '%{http_code}' "https://$1/livez")" && [ "$code" != 000 ]
+}
+eventually 20 "a pod reaches a host outside through a ServiceEntry and a WorkloadEntry" answers outside.example.com
+eventually 20 "and one whose name the tunnel resolves" answers named.example.com
+has_address() { [ -n "$(k get serviceentry outside -o jsonpath='{.status.addresses[0].value}')" ]; }
+eventually 20 "the ServiceEntry says which address it has" has_address
+k delete serviceentry outside named >/dev/null
+k delete workloadentry outside >/dev/null
+eventually 20 "without them nobody is there" eval '! answers outside.example.com'
 
 # ---- policies of the tunnel ---------------------------------------------------------------------
 can() { # DEPLOYMENT URL — whether a pod of the application is answered
@@ -153,6 +205,17 @@ spec:
 Y
 plain() { ! seen 'fill="#'; }
 eventually 30 "all reviews come from v1: no stars" plain
+k patch httproute reviews --type=merge -p '{"spec": {"rules": [{"backendRefs": [
+  {"name": "reviews-v1", "port": 9080, "weight": 50}, {"name": "reviews-v3", "port": 9080, "weight": 50}]}]}}' >/dev/null
+halves() {
+  local red=0 text
+  for _ in $(seq 30); do
+    text="$(page)" && ! grep -q 'fill="#000000"' <<<"$text" || return 1
+    if grep -q 'fill="#c5221f"' <<<"$text"; then red=$((red + 1)); fi
+  done
+  [ $red -ge 5 ] && [ $red -le 25 ]
+}
+eventually 40 "split by halves: red stars on some of thirty pages, black on none" halves
 k delete httproute reviews >/dev/null
 eventually 30 "stars are back" seen 'fill="#'
 
@@ -167,6 +230,7 @@ eventually 20 "waymark workloads shows six pods with TCP again" shown TCP
 [ "$before" = "$(restarts)" ] || fail "pods were restarted"
 released() { local sockets; sockets="$(k exec deploy/productpage-v1 -- /busybox netstat -tuln)"; ! grep -q ':15001 ' <<<"$sockets"; }
 eventually 150 "the tunnel's sockets are gone once kept-alive connections ended" released
+eventually 60 "and so are its rules" clean
 page >/dev/null
 lost="$(grep -c . "$failures" || true)"
 rm -f "$failures"
