@@ -109,7 +109,7 @@ pub enum PlaceError {
     #[error("{0} is the node's own network namespace")]
     Own(PathBuf),
 
-    /// Not proven in time; the reason is that of the last step.
+    /// Not proven in time; the reason is that of the last step, or what is waited for.
     #[error("capture was not proven in time: {0}")]
     Late(String),
 
@@ -247,7 +247,7 @@ impl Node {
         let wait = async { status.wait_for(settled).await.map(|status| status.standing) };
         match tokio::time::timeout(patience, wait).await {
             Ok(standing) => standing.map_err(|_| PlaceError::Gone),
-            Err(_) => Err(PlaceError::Late(status.borrow().reason.clone())),
+            Err(_) => Err(PlaceError::Late(waits_for(&status.borrow()))),
         }
     }
 
@@ -432,6 +432,20 @@ impl Node {
             |namespace| Place { path: None, namespace: Arc::new(namespace), addresses: Vec::new() };
         found.into_iter().map(|(uid, namespace)| (uid, place(namespace))).collect()
     }
+}
+
+/// What a pod waits for that is not enrolled, if nothing failed.
+fn waits_for(status: &Status) -> String {
+    if !status.reason.is_empty() {
+        return status.reason.clone();
+    }
+    let text = match (status.want, status.phase) {
+        (Want::Unknown, _) => "the controller has not said whether it belongs in the mesh",
+        (_, Phase::Outside | Phase::Withdrawn) => "the tunnel has not taken it yet",
+        (_, Phase::Handed | Phase::Idle) => "its rules are not set yet",
+        (_, Phase::Captured | Phase::Enrolled) => "its capture is being proven",
+    };
+    text.to_owned()
 }
 
 impl Entry {

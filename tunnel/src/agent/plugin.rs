@@ -156,6 +156,11 @@ fn add(invocation: &Invocation, configuration: Configuration) -> Result<Value, F
             let reason = serde_json::from_slice(&answer).map(|Refused { error }| error);
             Err(Failure::later(reason.unwrap_or_else(|_| "the agent refused".to_owned())))
         }
+        // What a read says that waited in vain.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            let waited = patience.as_secs();
+            Err(Failure::later(format!("the agent does not answer, after {waited} s")))
+        }
         Err(error) => Err(Failure::later(format!("the agent cannot be reached: {error}"))),
     }
 }

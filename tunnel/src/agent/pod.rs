@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::{debug, info, warn};
 
 use super::capture;
@@ -31,6 +31,10 @@ use super::spec::PodSpec;
 use super::text;
 use super::zds::{ServedPod, Zds};
 use crate::sys::NetworkNamespace;
+
+/// Rules are looked at one pod after the other: when a busy node proves late there are as many as
+/// pods, and those that start must not wait behind them.
+static INSPECTIONS: Semaphore = Semaphore::const_new(1);
 
 /// What all pods of a node share.
 #[derive(Debug)]
@@ -404,7 +408,10 @@ impl Pod {
 
     async fn inspect(&mut self) -> Result<Outcome, String> {
         let namespace = self.namespace()?;
+        // Nobody closes it: it is always there to be taken.
+        let turn = INSPECTIONS.acquire().await;
         let found = capture::in_force(&namespace).await.map_err(text)?;
+        drop(turn);
         if self.in_force.as_ref() == Some(&found) {
             return Ok(Outcome::Done);
         }
