@@ -139,7 +139,8 @@ told_of() { # GATEWAY PATTERN — whether its message says that
   k get gtw "$1" -o jsonpath='{.status.conditions[?(@.type=="Programmed")].message}' | grep -q "$2"
 }
 type='networking.istio.io/service-type'
-eventually 30 "the Gateway is programmed" is gtw/edge "$programmed" Programmed
+good
+eventually 30 "with good parameters the Gateway is programmed" is gtw/edge "$programmed" Programmed
 k annotate gtw edge "$type=Wrong" >/dev/null
 eventually 10 "a Service that the apiserver refuses is told of" is gtw/edge "$programmed" Invalid
 told_of edge 'Service edges/edge-waymark.*Unsupported value: "Wrong".*service-type' || fail "the message: $(k get gtw edge -o jsonpath='{.status.conditions}')"
