@@ -143,7 +143,7 @@ fn workload_of(
         made.services
             .insert(ServiceKey::new(made.namespace.clone(), host.as_str()), ports.collect());
     }
-    made.services.extend(services_of(&name.namespace, labels, look));
+    made.services.extend(services_of(&name.namespace, labels, &object.spec.ports, look));
     govern(&mut made, labels, look);
     Some(made)
 }
@@ -160,10 +160,12 @@ fn number(
     }
 }
 
-/// The ServiceEntries that select a workload, with their ports.
+/// The ServiceEntries that select a workload, with their ports; `named` are those that the
+/// workload gives by their names in the ServiceEntry.
 pub fn services_of(
     namespace: &str,
     labels: &BTreeMap<String, String>,
+    named: &BTreeMap<String, u16>,
     look: &mut Lookup<'_>,
 ) -> HashMap<ServiceKey, Arc<[Port]>> {
     let found = look.selecting::<ServiceEntry>(namespace, labels, |entry| {
@@ -179,14 +181,22 @@ pub fn services_of(
         found.into_iter().flat_map(|entry| entry.spec.hosts.iter().map(move |h| (entry, h)));
     hosts
         .map(|(entry, host)| {
-            let ports = entry.spec.ports.iter().map(|port| Port {
-                service_port: port.number,
-                target_port: port.target_port.unwrap_or(port.number),
-                app_protocol: AppProtocol::Unknown,
-            });
-            (ServiceKey::new(namespace.clone(), host.as_str()), ports.collect())
+            (ServiceKey::new(namespace.clone(), host.as_str()), ports_of(&entry.spec, named))
         })
         .collect()
+}
+
+/// The ports of a ServiceEntry as one of its endpoints has them.
+///
+/// Rule: `ports` of `WorkloadEntry` in Istio's API: what the endpoint says by the port's name,
+/// else `targetPort`, else the number.
+fn ports_of(spec: &ServiceEntrySpec, named: &BTreeMap<String, u16>) -> Arc<[Port]> {
+    let port = |port: &EntryPort| Port {
+        service_port: port.number,
+        target_port: named.get(&port.name).copied().or(port.target_port).unwrap_or(port.number),
+        app_protocol: AppProtocol::Unknown,
+    };
+    spec.ports.iter().map(port).collect()
 }
 
 fn service_port(port: &EntryPort) -> Port {
@@ -262,18 +272,8 @@ fn endpoints(name: &Name, object: &ServiceEntry, look: &mut Lookup<'_>) -> Vec<W
         let labels = object.metadata.labels.clone().unwrap_or_default();
         name_for_telemetry(&mut workload, &labels);
         for host in hosts {
-            let ports = spec.ports.iter().map(|port| Port {
-                service_port: port.number,
-                target_port: endpoint
-                    .ports
-                    .get(&port.name)
-                    .copied()
-                    .or(port.target_port)
-                    .unwrap_or(port.number),
-                app_protocol: AppProtocol::Unknown,
-            });
             let key = ServiceKey::new(workload.namespace.clone(), host.as_str());
-            workload.services.insert(key, ports.collect());
+            workload.services.insert(key, ports_of(spec, &endpoint.ports));
         }
         made.push(workload);
     }

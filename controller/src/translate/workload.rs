@@ -38,7 +38,7 @@ pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
         workload.health = Health::Healthy;
     }
     workload.services = services(object, &selecting);
-    workload.services.extend(entry::services_of(&name.namespace, &labels, look));
+    workload.services.extend(entry::services_of(&name.namespace, &labels, &BTreeMap::new(), look));
     workload.authorization_policies = authorization::selecting(&name.namespace, &labels, look);
     workload.authorization_policies.extend(peer_authentication::policies_of(
         &name.namespace,

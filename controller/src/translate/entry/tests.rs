@@ -293,3 +293,19 @@ fn a_service_counts_the_workload_entries_that_nothing_guards() {
         assert!(!message.contains("nothing guards"), "{message}");
     }
 }
+
+#[test]
+fn a_workload_entry_says_by_the_name_of_a_port_where_it_takes_it() {
+    let workload = "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\n\
+        metadata: {name: w, namespace: n}\n\
+        spec: {address: 192.0.2.7, labels: {app: out}, ports: {tls: 6443, other: 9}}\n";
+    let selecting = entry("", "resolution: STATIC, workloadSelector: {labels: {app: out}}", "");
+    let made = run(&stores(&[&selecting, workload]), Translator::WorkloadEntry, "n/w");
+    let all = workloads(&made);
+    let [workload] = all.as_slice() else { panic!("{all:?}") };
+    assert_eq!(workload.services.len(), 2, "both hosts");
+    for ports in workload.services.values() {
+        let [port] = &**ports else { panic!("{ports:?}") };
+        assert_eq!((port.service_port, port.target_port), (443, 6443));
+    }
+}
