@@ -5,7 +5,7 @@
 //! Owns: which watches run (definitions may come and go; Secrets and ConfigMaps are [`named`]),
 //! that the first batch holds everything there is, which namespaces are left out, and what
 //! stands in the cluster as status ([`Standing`]), which the writers compare with. One watch is
-//! [`watch`]'s, the form of kept objects [`object`]'s.
+//! [`watch`]'s, the form of what is sent [`raw`]'s and of what is kept [`object`]'s.
 //!
 //! Keeps: events are batched only while the previous batch is being worked on.
 //!

@@ -2,8 +2,9 @@
 
 //! From what an apiserver sends to what the stores hold. Pure.
 //!
-//! Owns: what is left out before an object is kept. Versions and managers change with every
-//! write, our own status writes among them; what no translator reads would only take memory.
+//! Owns: what is left out before an object is kept, besides what [`super::raw`] never reads.
+//! Versions change with every write, our own status writes among them; what no translator reads
+//! would only take memory.
 //! A field that a translator begins to read must be kept here.
 
 use serde_json::{Map, Value};
