@@ -16,6 +16,7 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::{Error, Handle, IpVersion, RouteMessageBuilder};
+use rustix::io::Errno;
 
 use super::rules::{CONNECTION_MARK, MARK_MASK};
 use super::{CaptureError, Families};
@@ -27,9 +28,8 @@ const ROUTE_TABLE: u8 = 100;
 /// The loopback is the first interface of every namespace.
 const LOOPBACK: u32 = 1;
 
-/// What the kernel says if something is there already, or is not there.
-const EEXIST: i32 = -17;
-const GONE: [i32; 3] = [-2, -3, -97];
+/// What the kernel says of what is not there: the thing itself, its table, or its family.
+const GONE: [Errno; 3] = [Errno::NOENT, Errno::SRCH, Errno::AFNOSUPPORT];
 
 /// Rules and routes of one namespace.
 pub(super) struct Routes {
@@ -68,7 +68,7 @@ impl Routes {
             let mut request = self.handle.rule().add();
             *request.message_mut() = rule(&version);
             match request.execute().await {
-                Err(error) if !is_one_of(&error, &[EEXIST]) => {
+                Err(error) if !is_one_of(&error, &[Errno::EXIST]) => {
                     return Err(refused("to add a policy rule")(error));
                 }
                 Ok(()) | Err(_) => {}
@@ -166,8 +166,10 @@ fn route(version: &IpVersion) -> RouteMessage {
     route
 }
 
-fn is_one_of(error: &Error, codes: &[i32]) -> bool {
-    matches!(error, Error::NetlinkError(said) if codes.contains(&said.raw_code()))
+fn is_one_of(error: &Error, codes: &[Errno]) -> bool {
+    let Error::NetlinkError(said) = error else { return false };
+    // Netlink tells them below zero.
+    codes.iter().any(|code| said.raw_code() == -code.raw_os_error())
 }
 
 fn refused(what: &'static str) -> impl Fn(Error) -> CaptureError {
