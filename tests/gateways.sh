@@ -25,6 +25,11 @@ restart_controller() {
   kubectl -n istio-system rollout status deployment waymark-controller --timeout=120s >/dev/null
 }
 
+clean_up() {
+  kubectl delete namespace edges --ignore-not-found --wait=false
+  kubectl -n istio-system delete configmap edge-defaults --ignore-not-found
+  cluster enter "$target/$profile/waymark" install
+}
 need_mesh
 work="$(mktemp -d)"
 # certificate FILE — a certificate with its key, for web.test.
@@ -188,7 +193,4 @@ for one in hpa pdb deployment svc serviceaccount; do
   eventually 60 "the $one goes with the Gateway" gone "$one/edge-waymark"
 done
 
-kubectl delete namespace edges --wait=false >/dev/null
-cluster enter "$target/$profile/waymark" install >/dev/null 2>&1
-rm -rf "$work"
 finish

@@ -17,6 +17,7 @@ name=tokens
 k() { kubectl -n tokens "$@"; }
 issuer=https://inline.test other=https://fetched.test
 
+clean_up() { kubectl delete namespace tokens --ignore-not-found --wait=false; }
 need_mesh
 load_tools
 work="$(mktemp -d)"
@@ -171,6 +172,4 @@ eventually 20 "a bad token gets 401" inner 401 "$(token wrong $issuer alice 3600
 at_once "a good one passes" inner 200 "$good"
 at_once "of another subject it gets 403" inner 403 "$(token one $issuer bob)"
 
-kubectl delete namespace tokens --wait=false >/dev/null
-rm -rf "$work"
 finish

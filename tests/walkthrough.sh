@@ -40,6 +40,7 @@ images() {
   rm -rf "$work"
 }
 
+clean_up() { kubectl delete namespace bookinfo --ignore-not-found --timeout=60s; }
 need_mesh
 images
 kubectl delete namespace bookinfo --ignore-not-found >/dev/null
@@ -237,5 +238,4 @@ rm -f "$failures"
 wait "$loader" || true
 ok "page under load all the while: $lost failed"
 [ "$lost" -eq 0 ] || fail "$lost requests failed"
-kubectl delete namespace bookinfo --timeout=60s >/dev/null
 finish

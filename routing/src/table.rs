@@ -13,6 +13,7 @@
 
 mod hosts;
 mod paths;
+mod prefixes;
 pub mod scan;
 
 use std::sync::Arc;

@@ -3,7 +3,8 @@
 # Steps of a script, each a line once it is passed; the first that is not ends the script.
 # Sourced, not run; expects setup.sh.
 #
-# Gives: ok, fail, eventually, finish (the line that run.sh counts by).
+# Gives: ok, fail, eventually, finish (the line that run.sh counts by), and an end: clean_up, which
+# a script replaces by what takes its own things out of the cluster, runs also after a failure.
 
 passed=0
 ok() { passed=$((passed + 1)); printf 'ok   %s\n' "$*"; }
@@ -19,3 +20,11 @@ eventually() {
   ok "$what"
 }
 finish() { echo "test result: ok. $passed passed; 0 failed; 0 ignored"; }
+
+clean_up() { :; }
+# A cluster that was brought up for this script goes whole.
+at_end() {
+  if [ -n "${brought_up:-}" ]; then cluster down; else clean_up >/dev/null 2>&1 || true; fi
+  [ -z "${work:-}" ] || rm -rf "$work"
+}
+trap at_end EXIT

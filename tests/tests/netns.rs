@@ -21,11 +21,11 @@ use policy::authz::{
 use routing::delta::{Kind, Resource};
 use routing::discovery::{AppProtocol, Port, Service, ServiceKey, VirtualAddress, Workload};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tunnel::settings::Limits;
-use waymark_tests::netns::Pod;
+use waymark_tests::netns::{Netns, Pod};
 use waymark_tests::node::{SOON, Tunnel, World};
 
 mod netns {
@@ -115,6 +115,34 @@ fn behind(mut workload: Workload, service: &Service) -> Workload {
     workload
 }
 
+/// Asks for a name, its parts each after its length; the id is 0x1234.
+async fn query(from: &Netns, name: &str, kind: u8) -> UdpSocket {
+    let socket = from.udp("0.0.0.0:0".parse::<SocketAddr>().unwrap()).unwrap();
+    let mut query = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    query.extend_from_slice(name.as_bytes());
+    query.extend_from_slice(&[0, kind, 0, 1]);
+    socket.send_to(&query, "10.96.0.10:53").await.unwrap();
+    socket
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_query_of_a_pod_that_is_not_yet_known_waits_for_the_controller() {
+    let mut world = World::new(1, Limits::default()).unwrap();
+    let pod = world.topology.pod(1).unwrap();
+    world.enrol("client-early", &pod).await.unwrap();
+    let socket = query(&pod.netns, "\x03web\x00", 1).await;
+    let mut answer = [0; 512];
+    let early = timeout(Duration::from_millis(300), socket.recv_from(&mut answer)).await;
+    assert!(early.is_err(), "nothing is known of the pod yet: {answer:?}");
+    let client = world.workload("client-early", &pod, true).unwrap();
+    let web = service("web", "10.96.0.7", 80, ECHO);
+    let resources = [Resource::Service(Arc::new(web)), Resource::Workload(Arc::new(client))];
+    world.tell(Kind::Address, &resources, &[]).unwrap();
+    let (length, _) = soon("a name", socket.recv_from(&mut answer)).await.unwrap();
+    assert_eq!(answer[3] & 0xf, 0, "no error");
+    assert_eq!(answer[length - 4..length], [10, 96, 0, 7]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_is_reached_by_address_and_name_and_dead_endpoints_are_passed_over() {
     let mut world = World::new(2, Limits::default()).unwrap();
@@ -143,11 +171,7 @@ async fn a_service_is_reached_by_address_and_name_and_dead_endpoints_are_passed_
         ("\x03web\x00", 28, None),
     ];
     for (name, kind, want) in lookup {
-        let socket = pair.client.netns.udp("0.0.0.0:0".parse::<SocketAddr>().unwrap()).unwrap();
-        let mut query = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-        query.extend_from_slice(name.as_bytes());
-        query.extend_from_slice(&[0, kind, 0, 1]);
-        socket.send_to(&query, "10.96.0.10:53").await.unwrap();
+        let socket = query(&pair.client.netns, name, kind).await;
         let mut answer = [0; 512];
         let (length, _) = soon("a name", socket.recv_from(&mut answer)).await.unwrap();
         assert_eq!(answer[..2], [0x12, 0x34]);

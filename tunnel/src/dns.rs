@@ -6,7 +6,8 @@
 //! what is asked of the node's resolver to [`forward`].
 //!
 //! Keeps: a pod has a bounded number of queries under way; the answer is made
-//! from the snapshot of that moment, and nothing is cached.
+//! from the snapshot of that moment, and nothing is cached. A tunnel that ends
+//! answers what has come to it: a client asks again only after seconds.
 //!
 //! Start at [`serve`]. Rule: ztunnel's `src/dns/server.rs`.
 
@@ -75,11 +76,8 @@ pub async fn serve(core: Rc<Core>, pod: Arc<Pod>, sockets: Sockets) {
     for socket in sockets.udp {
         let (core, pod) = (Rc::clone(&core), Arc::clone(&pod));
         tokio::task::spawn_local(async move {
-            tokio::select! {
-                result = serve_udp(&core, &pod, socket) => if let Err(error) = result {
-                    tracing::error!(%error, uid = %pod.uid, "name listener has failed");
-                },
-                () = pod.stopping() => {}
+            if let Err(error) = serve_udp(&core, &pod, socket).await {
+                tracing::error!(%error, uid = %pod.uid, "name listener has failed");
             }
         });
     }
@@ -99,24 +97,45 @@ pub async fn serve(core: Rc<Core>, pod: Arc<Pod>, sockets: Sockets) {
 async fn serve_udp(core: &Rc<Core>, pod: &Arc<Pod>, socket: UdpSocket) -> io::Result<()> {
     let socket = Rc::new(tokio::net::UdpSocket::from_std(socket)?);
     let mut buffer = vec![0; MAX_QUERY];
+    let mut stopping = std::pin::pin!(pod.stopping());
     loop {
-        let (length, client) = match socket.recv_from(&mut buffer).await {
-            Ok(received) => received,
-            // An answer to a client that has gone comes back as an error here.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
-            Err(error) => return Err(error),
+        let received = tokio::select! {
+            received = socket.recv_from(&mut buffer) => received,
+            () = &mut stopping => break,
         };
-        let Some(turn) = pod.share.query() else { continue };
-        let query = buffer.get(..length).unwrap_or_default().to_vec();
-        let (core, pod, socket) = (Rc::clone(core), Arc::clone(pod), Rc::clone(&socket));
-        tokio::task::spawn_local(async move {
-            if let Some(answer) = answer(&core, &pod, &query, Transport::Udp).await {
-                // A client that does not wait asks again.
-                drop(socket.send_to(&answer, client).await);
+        match received {
+            Ok((length, client)) => {
+                take(core, pod, &socket, buffer.get(..length).unwrap_or_default(), client);
             }
-            drop(turn);
-        });
+            // An answer to a client that has gone comes back as an error here.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            Err(error) => return Err(error),
+        }
     }
+    while let Ok((length, client)) = socket.try_recv_from(&mut buffer) {
+        take(core, pod, &socket, buffer.get(..length).unwrap_or_default(), client);
+    }
+    Ok(())
+}
+
+/// Answers a datagram, if the pod's share has room for it.
+fn take(
+    core: &Rc<Core>,
+    pod: &Arc<Pod>,
+    socket: &Rc<tokio::net::UdpSocket>,
+    query: &[u8],
+    client: SocketAddr,
+) {
+    let Some(turn) = pod.share.query() else { return };
+    let (asked, pod, socket) = (Rc::clone(core), Arc::clone(pod), Rc::clone(socket));
+    let query = query.to_vec();
+    core.spawn(async move {
+        if let Some(answer) = answer(&asked, &pod, &query, Transport::Udp).await {
+            // A client that does not wait asks again.
+            drop(socket.send_to(&answer, client).await);
+        }
+        drop(turn);
+    });
 }
 
 async fn serve_tcp(core: &Rc<Core>, pod: &Arc<Pod>, listener: TcpListener) -> io::Result<()> {
@@ -171,10 +190,14 @@ async fn answer(core: &Core, pod: &Pod, bytes: &[u8], transport: Transport) -> O
     if name.ends_with(NAME_SUFFIX) {
         return encode(&prove(core, pod, &query, question, name), &query, transport);
     }
-    let known = core.known(pod);
-    let asker = core.metrics.names.asked(known.as_deref(), question.query_type(), transport);
     let v6 = question.query_type() == RecordType::AAAA;
     let addresses = v6 || question.query_type() == RecordType::A;
+    // A tunnel that has just started hears of its pods a little later than it serves them.
+    let known = match addresses {
+        true => core.local(pod).await,
+        false => core.known(pod),
+    };
+    let asker = core.metrics.names.asked(known.as_deref(), question.query_type(), transport);
     let found = match addresses && query.metadata.op_code == OpCode::Query {
         true => {
             let Some(local) = known else {

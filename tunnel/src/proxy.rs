@@ -137,7 +137,7 @@ impl Core {
     }
 
     /// The workload that `pod` is, waiting a little for the controller to tell.
-    async fn local(&self, pod: &Pod) -> Option<Arc<Workload>> {
+    pub(crate) async fn local(&self, pod: &Pod) -> Option<Arc<Workload>> {
         if let Some(found) = pod.workload(&self.shared.snapshot()) {
             return Some(found);
         }

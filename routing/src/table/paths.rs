@@ -2,16 +2,17 @@
 
 //! Candidates by path, for one host.
 //!
-//! Exact paths lie in a map, prefixes in a radix tree, and what is neither (expressions, gRPC
-//! methods without a service) in one ranked list. `matchit` answers with the longest prefix
-//! alone, while a request may fail the method or headers there and still belong to a shorter
-//! one: then the parent of that prefix is asked for, and so on up to the root. So no candidate
-//! lies in more than one place, and a change touches that place only.
+//! Exact paths lie in a map, prefixes in another with a radix tree that finds the longest, and
+//! what is neither (expressions, gRPC methods without a service) in one ranked list. A request
+//! may fail the method or headers of the longest prefix and still belong to a shorter one: then
+//! the parent of that prefix is asked for, and so on up to the root. So no candidate lies in
+//! more than one place, and a change touches that place only.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
 
 use super::Found;
+use super::prefixes::Prefixes;
 use crate::discovery::Shards;
 use crate::matching::{GrpcMatch, Head, MatchRank, PathMatch, RequestMatch, TextMatch};
 use crate::route::Rule;
@@ -31,10 +32,10 @@ struct Candidate {
 #[derive(Clone, Default)]
 pub(super) struct PathTable {
     exact: Shards<Arc<str>, Ranked>,
-    /// Paths that a prefix covers, to the prefix, without trailing slash; the root is not here.
-    tree: Arc<matchit::Router<Arc<str>>>,
     /// By prefix, without trailing slash; the root is the empty one.
     prefixes: Shards<Arc<str>, Ranked>,
+    /// Finds the longest of those, but for the root.
+    tree: Prefixes,
     /// All other matches.
     others: Ranked,
 }
@@ -114,17 +115,10 @@ impl PathTable {
         if was == is || prefix.is_empty() {
             return;
         }
-        let own = prefix.replace('{', "{{").replace('}', "}}");
-        let below = format!("{own}/{{*below}}");
-        let tree = Arc::make_mut(&mut self.tree);
         if is {
-            // A literal path and one catch-all below it never conflict with others of the kind.
-            let inserted = tree.insert(own, Arc::clone(&prefix)).is_ok();
-            let inserted = tree.insert(below, prefix).is_ok() && inserted;
-            debug_assert!(inserted, "prefixes do not conflict");
+            self.tree.insert(&prefix);
         } else {
-            tree.remove(own);
-            tree.remove(below);
+            self.tree.remove(|prefix| self.prefixes.get(prefix).is_some());
         }
     }
 
@@ -153,17 +147,19 @@ impl PathTable {
     ) -> Option<&'a Candidate> {
         // Trailing slashes make no difference to a prefix.
         let mut path = head.path.trim_end_matches('/');
+        let ranked = |prefix: &str| self.prefixes.get(prefix).and_then(|all| first(all, head));
         while path.starts_with('/') {
-            let Ok(node) = self.tree.at(path) else { break };
-            let prefix: &Arc<str> = node.value;
-            let found = self.prefixes.get(prefix).and_then(|ranked| first(ranked, head));
-            if found.is_some() {
-                return found;
+            if let Some(found) = ranked(path) {
+                return Some(found);
+            }
+            let Some(prefix) = self.tree.above(path) else { break };
+            if let Some(found) = ranked(prefix) {
+                return Some(found);
             }
             let parent = prefix.rfind('/').and_then(|slash| path.get(..slash));
             path = parent.unwrap_or("").trim_end_matches('/');
         }
-        let root = self.prefixes.get("").and_then(|ranked| first(ranked, head));
+        let root = ranked("");
         match (root, other) {
             (Some(root), Some(other)) => Some(if root.order(other).is_lt() { root } else { other }),
             (root, other) => root.or(other),

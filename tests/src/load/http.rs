@@ -107,8 +107,8 @@ async fn connect(load: &Load) -> Result<Sender, String> {
     let address = match &load.name {
         Some(name) => tokio::net::lookup_host(name)
             .await
-            .ok()
-            .and_then(|mut found| found.next())
+            .map_err(|cause| format!("look up: {cause}"))?
+            .next()
             .ok_or_else(|| "name has no address".to_owned())?,
         None => load.address,
     };
