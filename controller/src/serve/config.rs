@@ -13,7 +13,7 @@ use routing::delta::Resource as Plane;
 use routing::stream::server::Versioned;
 use sha2::{Digest, Sha256};
 
-use crate::output::{Config, Family, Output, OutputKey, Resource, Scope, Table};
+use crate::output::{Config, Family, Held, Output, OutputKey, Resource, Scope, Table};
 
 /// Revisions whose changes are remembered; older sessions compare everything.
 const LOG: usize = 1024;
@@ -27,7 +27,7 @@ pub struct Entry {
     /// The encoded resource.
     pub versioned: Versioned,
     /// Account of a waypoint that still gets an older form, and that form.
-    pub held: Option<(String, Versioned)>,
+    pub held: Option<Box<(String, Versioned)>>,
     config: Arc<Config>,
 }
 
@@ -43,7 +43,7 @@ impl Entry {
     pub fn mark(&self) -> u64 {
         let mut digest = Sha256::new();
         digest.update(self.versioned.version.as_bytes());
-        if let Some((account, older)) = &self.held {
+        if let Some((account, older)) = self.held.as_deref() {
             digest.update(format!(" {account} {}", older.version));
         }
         digest.update(format!("{:?}", self.scope()));
@@ -212,10 +212,10 @@ fn change(
 
 /// The resource as it travels, with the older form that a waypoint may still get.
 fn encode(name: &Arc<str>, config: &Arc<Config>) -> Option<Entry> {
-    let held = config.held.as_ref();
+    let older = |held: &Held| Some((held.account.clone(), version(name, &held.resource)?));
     Some(Entry {
         versioned: version(name, &config.resource)?,
-        held: held.and_then(|held| Some((held.account.clone(), version(name, &held.resource)?))),
+        held: config.held.as_deref().and_then(older).map(Box::new),
         config: Arc::clone(config),
     })
 }

@@ -91,7 +91,7 @@ impl<'a> ClientView<'a> {
     }
 
     fn allowed(self, entry: &'a Entry) -> Option<&'a Versioned> {
-        let form = match &entry.held {
+        let form = match entry.held.as_deref() {
             Some((account, older)) if account == self.account => older,
             Some(_) | None => &entry.versioned,
         };

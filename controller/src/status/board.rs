@@ -6,13 +6,14 @@
 //! waits shows its last state, or `Unknown`/`Pending`, until the revision that it belongs to
 //! is acknowledged.
 
+use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use serde_json::Value;
 
 use super::Status;
-use super::packed::Packed;
 use super::rejected::{Rejection, Rejections};
 use super::render::{self, Seen, Truth, Was};
 use crate::store::Key;
@@ -34,15 +35,28 @@ struct Entry {
     revision: u64,
     attached: BTreeMap<String, usize>,
     seen: Seen,
-    value: Packed,
+    acked: bool,
+    /// A digest of what is told: the text itself would be the largest part of an entry.
+    told: Option<u64>,
 }
 
 impl Entry {
     /// Says what is so now; tells whether that differs from before.
     fn render(&mut self, acked: bool, rejected: Option<&Rejection>, moment: Moment<'_>) -> bool {
+        self.acked = acked;
         let truth = Truth { acked, rejected, now: moment.now };
         let value = render::render(&self.wanted, &self.attached, truth, &mut self.seen);
-        std::mem::replace(&mut self.value, Packed::from(&value)) != self.value
+        let mut digest = DefaultHasher::new();
+        value.to_string().hash(&mut digest);
+        let told = Some(digest.finish());
+        std::mem::replace(&mut self.told, told) != told
+    }
+
+    /// What was said last.
+    fn value(&self, rejected: Option<&Rejection>) -> Value {
+        // Nothing differs from what was seen, so nothing takes the time of now.
+        let truth = Truth { acked: self.acked, rejected, now: "" };
+        render::render(&self.wanted, &self.attached, truth, &mut self.seen.clone())
     }
 }
 
@@ -71,13 +85,13 @@ impl Board {
             self.changed.insert(key.clone());
             return;
         };
-        let (seen, value) =
-            self.entries.remove(key).map(|entry| (entry.seen, entry.value)).unwrap_or_default();
+        let (seen, told) =
+            self.entries.remove(key).map(|entry| (entry.seen, entry.told)).unwrap_or_default();
         let acked = moment.acked >= revision;
         if !acked && wanted.waits() {
             self.waiting.insert((revision, key.clone()));
         }
-        let mut entry = Entry { wanted, revision, attached, seen, value };
+        let mut entry = Entry { wanted, revision, attached, seen, acked, told };
         if entry.render(acked, self.rejected.get(key), moment) {
             self.changed.insert(key.clone());
         }
@@ -126,7 +140,7 @@ impl Board {
 
     /// What is told about an object now.
     pub fn get(&self, key: &Key) -> Option<Value> {
-        self.entries.get(key).map(|entry| entry.value.value())
+        self.entries.get(key).map(|entry| entry.value(self.rejected.get(key)))
     }
 
     /// Tells whether an object is told that proxies are waited for.

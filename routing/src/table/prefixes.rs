@@ -79,7 +79,10 @@ impl Tree {
     }
 
     fn above(&self, path: &str) -> Option<&Arc<str>> {
-        self.below.at(path).ok().map(|node| node.value)
+        match self.below.at(path) {
+            Ok(found) => Some(found.value),
+            Err(matchit::MatchError::NotFound) => None,
+        }
     }
 
     fn holds(&self, prefix: &str) -> bool {
