@@ -63,7 +63,7 @@ work="$(mktemp -d)"
 trap 'stop_capture; [ -z "${watching:-}" ] || kill "$watching" 2>/dev/null || true; rm -rf "$work"; [ -z "${brought_up:-}" ] || cluster down' EXIT
 
 # ---- what the load goes through ---------------------------------------------------------------
-mapfile -t files < <({ linked "$target/debug/waymark-load"; echo /bin/busybox=busybox; } | sort -u)
+mapfile -t files < <({ linked "$target/$profile/waymark-load"; echo /bin/busybox=busybox; } | sort -u)
 image "$work/load.tar" localhost/waymark/load:test '["/usr/local/bin/waymark-load"]' "${files[@]}"
 cluster load-images "$work/load.tar"
 
@@ -175,8 +175,8 @@ load() { # SERVICE
       waymark-load http $to --fresh --look-up --clients 2 --rate 8 --seconds 900 >/tmp/new.json 2>/tmp/new.err &
       waymark-load http $to --clients 2 --rate 8 --seconds 900 >/tmp/kept.json 2>/tmp/kept.err &"
   done
-  cluster enter "$target/debug/waymark-load" http "$edge" --fresh --clients 2 --rate 8 --seconds 900 >"$work/edge-new.0.json" &
-  cluster enter "$target/debug/waymark-load" http "$edge" --clients 2 --rate 8 --seconds 900 >"$work/edge-kept.0.json" &
+  cluster enter "$target/$profile/waymark-load" http "$edge" --fresh --clients 2 --rate 8 --seconds 900 >"$work/edge-new.0.json" &
+  cluster enter "$target/$profile/waymark-load" http "$edge" --clients 2 --rate 8 --seconds 900 >"$work/edge-kept.0.json" &
 }
 # counted FAULT — ends the load, tells what became of it.
 counted() {
@@ -225,7 +225,7 @@ told() {
   if [ "$looks" -gt 4 ] && [ -z "$lies" ]; then ok "$1: Gateways are programmed, in $looks looks"; else bad "$1: of $looks looks some say that a Gateway which serves is down: $lies"; fi
   if content "$1"; then ok "$1: waymark status is content"; else bad "$1: waymark status says: $(jq -r '.ills | join("; ")' "$work/status.json")"; fi
 }
-status() { cluster enter "$target/debug/waymark" status -o json >"$work/status.json" 2>"$work/status.err"; }
+status() { cluster enter "$target/$profile/waymark" status -o json >"$work/status.json" 2>"$work/status.err"; }
 content() {
   local until=$((SECONDS + 45))
   while ! status; do
@@ -328,7 +328,7 @@ fault_dns() {
   rolled kube-system deployment/coredns
 }
 fault_root() {
-  cluster enter "$target/debug/waymark" rotate-root >"$work/root" || fail "the root is not rotated: $(cat "$work/root")"
+  cluster enter "$target/$profile/waymark" rotate-root >"$work/root" || fail "the root is not rotated: $(cat "$work/root")"
 }
 # No load: all of it has to be refused. What is declared and absent is never walked around.
 fault_waypoint-gone() {
