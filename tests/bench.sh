@@ -17,8 +17,11 @@ case "${1:-}" in all | mesh | edge | cluster) what="$1" && shift ;; esac
 if [ "$what" = cluster ]; then
   name=bench profile=release
   . tests/cluster/mesh.sh
+  need_packages chrt:util-linux
   need_mesh
-  cluster enter "$target/$profile/waymark-bench" cluster "$@"
+  # The instrument goes first: on a busy machine its own threads would else wait longer to see a
+  # change than the change takes.
+  cluster enter chrt --fifo 1 "$target/$profile/waymark-bench" cluster "$@"
   exit
 fi
 

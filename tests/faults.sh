@@ -63,9 +63,7 @@ work="$(mktemp -d)"
 trap 'stop_capture; [ -z "${watching:-}" ] || kill "$watching" 2>/dev/null || true; rm -rf "$work"; [ -z "${brought_up:-}" ] || cluster down' EXIT
 
 # ---- what the load goes through ---------------------------------------------------------------
-mapfile -t files < <({ linked "$target/$profile/waymark-load"; echo /bin/busybox=busybox; } | sort -u)
-image "$work/load.tar" localhost/waymark/load:test '["/usr/local/bin/waymark-load"]' "${files[@]}"
-cluster load-images "$work/load.tar"
+load_load
 
 # server NAME REPLICAS PERIOD — a Deployment that serves HTTP, probed so often, and its Service.
 server() {
@@ -91,7 +89,7 @@ spec:
       - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: ScheduleAnyway, labelSelector: {matchLabels: {app: $1}}}
       containers:
       - name: server
-        image: localhost/waymark/load:test
+        image: $load
         imagePullPolicy: Never
         args: [serve-http, "8080", --name, \$(POD)]
         env: [{name: POD, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]
@@ -118,7 +116,7 @@ spec:
     spec:
       terminationGracePeriodSeconds: 1
       containers:
-      - {name: client, image: "localhost/waymark/load:test", imagePullPolicy: Never, command: [/busybox, sh, -c, "while true; do /busybox sleep 1; done"]}
+      - {name: client, image: "$load", imagePullPolicy: Never, command: [/busybox, sh, -c, "while true; do /busybox sleep 1; done"]}
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway

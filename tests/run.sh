@@ -4,7 +4,8 @@
 # All tests, cheap ones first; one progress line a stage, counts at the end.
 # Names of stages as arguments run only those: ./tests/run.sh fmt clippy
 # helm takes Go. On a real Kubernetes, which takes Go and root: clusters, which starts two of its
-# own, and lifecycle, walkthrough, gateways, tokens, faults, conformance, which one cluster serves.
+# own, and lifecycle, walkthrough, pods, gateways, tokens, faults, conformance, which one cluster
+# serves.
 # Without Go or root they are skipped, and told.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -100,7 +101,7 @@ takes() {
 if need_go 2>/dev/null; then stage helm tests/helm.sh; else takes Go helm; fi
 
 on_cluster() {
-  local stages=(lifecycle walkthrough gateways tokens faults conformance) cluster="tests-$$"
+  local stages=(lifecycle walkthrough pods gateways tokens faults conformance) cluster="tests-$$"
   named clusters "${stages[@]}" || return 0
   if [ "$(id -u)" -ne 0 ] || ! need_go 2>/dev/null; then
     takes "root and Go" clusters "${stages[@]}"
@@ -116,6 +117,7 @@ on_cluster() {
   # First: it takes a cluster that has had no mesh, and leaves it without one.
   stage lifecycle timeout 30m tests/lifecycle.sh --name "$cluster"
   stage walkthrough timeout 30m tests/walkthrough.sh --name "$cluster"
+  stage pods timeout 30m tests/pods.sh --name "$cluster"
   stage gateways timeout 30m tests/gateways.sh --name "$cluster"
   stage tokens timeout 30m tests/tokens.sh --name "$cluster"
   # One lost request counts, on a machine that may be busy with others: each has a second try.

@@ -4,8 +4,8 @@
 # the name of the cluster in `name`; cargo's profile in `profile`, unless it is `debug`.
 #
 # Gives: binaries (folder of the cluster's programs), cluster, kubectl, need_cluster, load_mesh,
-# gateway_api, need_mesh (all of them, and `install`), load_tools, and brought_up when the cluster
-# is to be taken down at the end. Takes: cluster_flags for `up`.
+# gateway_api, need_mesh (all of them, and `install`), load_tools, load_load, and brought_up when
+# the cluster is to be taken down at the end. Takes: cluster_flags for `up`.
 
 profile="${profile:-debug}"
 
@@ -72,5 +72,17 @@ load_tools() {
   mapfile -t files < <({ linked "$(command -v curl)"; echo /bin/busybox=busybox; } | sort -u)
   image "$work/tools.tar" "$tools" '["/busybox"]' "${files[@]}"
   cluster load-images "$work/tools.tar"
+  rm -rf "$work"
+}
+
+# What makes and answers load in pods: waymark-load, and busybox.
+load=localhost/waymark/load:test
+# load_load — brings it to the nodes.
+load_load() {
+  local work files
+  work="$(mktemp -d)"
+  mapfile -t files < <({ linked "$target/$profile/waymark-load"; echo /bin/busybox=busybox; } | sort -u)
+  image "$work/load.tar" "$load" '["/usr/local/bin/waymark-load"]' "${files[@]}"
+  cluster load-images "$work/load.tar"
   rm -rf "$work"
 }

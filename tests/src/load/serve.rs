@@ -6,7 +6,8 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -31,7 +32,7 @@ pub enum Talk {
 /// Answers each HTTP/1.1 or HTTP/2 request with `name` and `size` bytes, until dropped.
 ///
 /// The answer carries `x-served-by: name` and `x-peer: ADDRESS` and reads the whole
-/// request body first.
+/// request body first. A gRPC health check is answered that all is well.
 pub async fn http(listener: TcpListener, name: String, size: usize) {
     let body = Bytes::from(vec![b'x'; size]);
     let name: std::sync::Arc<str> = name.into();
@@ -55,9 +56,13 @@ async fn answer(
     body: Bytes,
     name: std::sync::Arc<str>,
     peer: SocketAddr,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+) -> Result<Response<BoxBody<Bytes, Infallible>>, Infallible> {
+    let checks = request.uri().path() == HEALTH;
     drop(request.into_body().collect().await);
-    let mut response = Response::new(Full::new(body));
+    if checks {
+        return Ok(healthy());
+    }
+    let mut response = Response::new(Full::new(body).boxed());
     let fields = [("x-served-by", name.to_string()), ("x-peer", peer.to_string())];
     for (field, value) in fields {
         if let Ok(value) = http::HeaderValue::from_str(&value) {
@@ -65,6 +70,23 @@ async fn answer(
         }
     }
     Ok(response)
+}
+
+/// Path of a gRPC health check. Rule: `grpc.health.v1.Health` of gRPC's health checking protocol.
+const HEALTH: &str = "/grpc.health.v1.Health/Check";
+
+/// `HealthCheckResponse { status: SERVING }`, as gRPC sends it.
+fn healthy() -> Response<BoxBody<Bytes, Infallible>> {
+    let status = HeaderMap::from_iter([(
+        http::HeaderName::from_static("grpc-status"),
+        HeaderValue::from_static("0"),
+    )]);
+    let message = Full::new(Bytes::from_static(&[0, 0, 0, 0, 2, 8, 1]));
+    let mut response =
+        Response::new(message.with_trailers(std::future::ready(Some(Ok(status)))).boxed());
+    let kind = HeaderValue::from_static("application/grpc");
+    response.headers_mut().insert(http::header::CONTENT_TYPE, kind);
+    response
 }
 
 /// Serves raw TCP in the way `talk` says, until dropped.
