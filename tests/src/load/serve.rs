@@ -65,7 +65,7 @@ async fn answer(
     let mut response = Response::new(Full::new(body).boxed());
     let fields = [("x-served-by", name.to_string()), ("x-peer", peer.to_string())];
     for (field, value) in fields {
-        if let Ok(value) = http::HeaderValue::from_str(&value) {
+        if let Ok(value) = HeaderValue::from_str(&value) {
             response.headers_mut().insert(field, value);
         }
     }

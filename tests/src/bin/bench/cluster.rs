@@ -174,21 +174,15 @@ async fn measure(api: &Apiserver, size: &Size) -> anyhow::Result<Figures> {
     for routes in later.iter().copied().filter(|routes| *routes <= there) {
         figures_at.push(at(&place, routes, size.edits).await?);
     }
-    let (mut gateway, mut heart) = (place.gateway.memory(), None);
-    let last = later.iter().copied().filter(|routes| *routes > there).collect::<Vec<_>>();
-    for (nth, routes) in (1..).zip(&last) {
+    let mut gateway = place.gateway.memory();
+    for routes in later.into_iter().filter(|routes| *routes > size.burst) {
         progress(&format!("making routes up to {routes}"));
-        made = (*routes, grow(&place, there..*routes).await?);
-        there = *routes;
+        made = (routes, grow(&place, there..routes).await?);
+        there = routes;
         gateway = place.gateway.memory();
-        if nth == last.len() {
-            heart = Some(make_pods(&place, size.pods).await?);
-        }
         figures_at.push(at(&place, there, size.edits).await?);
     }
-    if heart.is_none() {
-        heart = Some(make_pods(&place, size.pods).await?);
-    }
+    let heart = make_pods(&place, size.pods).await?;
     place.rest().await?;
     let (leader, gateway_full) = (place.leader.memory(), place.gateway.memory());
     let followers = place.followers.iter().map(Process::memory).collect();
