@@ -136,7 +136,9 @@ waypoint pods workload
 k label pod web istio.io/use-waypoint=workload >/dev/null
 eventually 30 "a waypoint for a pod refuses what is sent to its address" answered "http://$ip:8080/secret" 403
 eventually 10 "and lets the rest pass" answered "http://$ip:8080/" 200
-eventually 10 "what is sent to the Service does not go there" answered http://web:8080/secret 200
+eventually 10 "nothing walks around it: what is sent to the Service is refused" answered http://web:8080/ 000
+k label pod web istio.io/use-waypoint- >/dev/null
+eventually 30 "without the label it is answered" answered http://web:8080/secret 200
 waypoint pods-ways service
 k label service web istio.io/use-waypoint=service istio.io/use-waypoint-namespace=pods-ways >/dev/null
 eventually 30 "one of another namespace serves the Service" answered http://web:8080/secret 403
