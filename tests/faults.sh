@@ -406,6 +406,6 @@ done
 stop_capture
 bytes="$(captured)"
 if [ "$bytes" -eq 0 ]; then ok "no packet with plain bytes crossed the link"; else bad "$bytes packets with plain bytes crossed the link"; fi
-kubectl delete namespace faults --timeout=120s >/dev/null
+kubectl delete namespace faults --timeout=300s >/dev/null
 echo "test result: $([ $failed -eq 0 ] && echo ok || echo FAILED). $passed passed; $failed failed; 0 ignored"
 [ "$failed" -eq 0 ]

@@ -452,6 +452,20 @@ async fn lost_rules_are_put_back_within_two_seconds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_is_taken_down_is_not_repaired() {
+    let world = World::new();
+    world.enrol("client", &world.client).await;
+    // What container runtimes do first.
+    world.client.netns.run("ip", &["link", "set", "lo", "down"]).unwrap();
+    let told = |pod: &PodReport| pod.reason.contains("loopback");
+    world.agent.until("client", "word of its loopback", told).await;
+    assert_eq!(world.agent.report("client").unwrap().repairs, 0);
+    world.client.netns.run("ip", &["link", "set", "lo", "up"]).unwrap();
+    let repaired = |pod: &PodReport| pod.repairs == 1 && pod.reason.is_empty();
+    world.agent.until("client", "repair once it is up", repaired).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_starts_anew_interrupts_nothing() {
     let mut world = World::new();
     world.echo();

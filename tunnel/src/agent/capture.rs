@@ -145,6 +145,38 @@ pub async fn in_force(namespace: &NetworkNamespace) -> Result<Value, CaptureErro
     Ok(json!([rules::essence(&listing), routes]))
 }
 
+/// Tells whether the pod's loopback is up. Without it nothing can be captured, and the routes
+/// that capture needs are gone; a runtime takes it down first when it takes a pod down.
+///
+/// # Errors
+///
+/// When the namespace cannot be entered, or the kernel does not tell.
+pub async fn loopback_is_up(namespace: &NetworkNamespace) -> Result<bool, CaptureError> {
+    Routes::of(namespace)?.loopback_is_up().await
+}
+
+/// What differs between two answers of [`in_force`], in a few words.
+#[must_use]
+pub fn difference(before: &Value, now: &Value) -> String {
+    /// Longest text of one thing, in characters.
+    const MOST: usize = 160;
+    let things = |answer: &Value| -> Vec<String> {
+        let parts = answer.as_array().into_iter().flatten();
+        parts.flat_map(|part| part.as_array().into_iter().flatten()).map(Value::to_string).collect()
+    };
+    let (before, now) = (things(before), things(now));
+    let lacking = |one: &[String], other: &[String], what: &str| {
+        let gone: Vec<&String> = one.iter().filter(|thing| !other.contains(thing)).collect();
+        let first = gone.first()?;
+        let text: String = first.chars().take(MOST).collect();
+        Some(format!("{} {what}, the first {text}", gone.len()))
+    };
+    let missing = lacking(&before, &now, "missing");
+    let more = lacking(&now, &before, "that were not set");
+    let all: Vec<String> = missing.into_iter().chain(more).collect();
+    if all.is_empty() { "their order".to_owned() } else { all.join("; ") }
+}
+
 /// Runs one `nft` transaction in `namespace`.
 ///
 /// # Errors

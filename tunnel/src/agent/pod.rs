@@ -415,9 +415,14 @@ impl Pod {
         if self.in_force.as_ref() == Some(&found) {
             return Ok(Outcome::Done);
         }
+        if !capture::loopback_is_up(&namespace).await.map_err(text)? {
+            return Err("the loopback of the pod is down, as when it is taken down".to_owned());
+        }
+        let before = self.in_force.take().unwrap_or_default();
+        let changed = capture::difference(&before, &found);
         self.capture().await?;
         self.tools.metrics.repaired();
-        warn!(uid = &*self.uid, "capture rules were lost or changed, and are set again");
+        warn!(uid = &*self.uid, changed, "capture rules were lost or changed, and are set again");
         Ok(Outcome::Repaired)
     }
 

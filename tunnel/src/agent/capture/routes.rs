@@ -11,6 +11,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use futures_util::TryStreamExt as _;
+use rtnetlink::packet_route::link::LinkFlags;
 use rtnetlink::packet_route::route::{
     RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -122,6 +123,17 @@ impl Routes {
             }));
         }
         Ok(lines)
+    }
+
+    /// Whether the loopback is up; runtimes take it down first when they take a pod down.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not tell.
+    pub(super) async fn loopback_is_up(&self) -> Result<bool, CaptureError> {
+        let mut links = self.handle.link().get().match_index(LOOPBACK).execute();
+        let link = links.try_next().await.map_err(refused("to tell of the loopback"))?;
+        Ok(link.is_some_and(|link| link.header.flags.contains(LinkFlags::Up)))
     }
 
     /// The routes of the table.
