@@ -30,7 +30,7 @@ pub mod rules;
 use routes::Routes;
 pub use rules::Capture;
 
-/// Longest time one program may take.
+/// Longest time one program may take, or the kernel to answer.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Programs that run at once on a node: of a hundred pods that start together more would only
@@ -111,7 +111,7 @@ impl Families {
 ///
 /// Nothing of the rules was changed then; routes may have been.
 pub async fn apply(namespace: &NetworkNamespace, capture: &Capture) -> Result<(), CaptureError> {
-    Routes::of(namespace)?.add().await?;
+    in_time(Routes::of(namespace)?.add()).await?;
     transact(namespace, &rules::capture(capture)).await
 }
 
@@ -131,7 +131,7 @@ pub async fn release(namespace: &NetworkNamespace) -> Result<(), CaptureError> {
 /// When `nft` or the kernel refuses. Routes that are not there are no error.
 pub async fn remove(namespace: &NetworkNamespace) -> Result<(), CaptureError> {
     transact(namespace, &rules::removal()).await?;
-    Routes::of(namespace)?.remove().await
+    in_time(Routes::of(namespace)?.remove()).await
 }
 
 /// What is in force now, comparable with an earlier answer for equality.
@@ -141,7 +141,7 @@ pub async fn remove(namespace: &NetworkNamespace) -> Result<(), CaptureError> {
 /// When one of the listings fails.
 pub async fn in_force(namespace: &NetworkNamespace) -> Result<Value, CaptureError> {
     let listing = read(namespace, "nft", &["-j", "list", "ruleset"]).await?;
-    let routes = Routes::of(namespace)?.in_force().await?;
+    let routes = in_time(Routes::of(namespace)?.in_force()).await?;
     Ok(json!([rules::essence(&listing), routes]))
 }
 
@@ -152,7 +152,7 @@ pub async fn in_force(namespace: &NetworkNamespace) -> Result<Value, CaptureErro
 ///
 /// When the namespace cannot be entered, or the kernel does not tell.
 pub async fn loopback_is_up(namespace: &NetworkNamespace) -> Result<bool, CaptureError> {
-    Routes::of(namespace)?.loopback_is_up().await
+    in_time(Routes::of(namespace)?.loopback_is_up()).await
 }
 
 /// What differs between two answers of [`in_force`], in a few words.
@@ -175,6 +175,14 @@ pub fn difference(before: &Value, now: &Value) -> String {
     let more = lacking(&now, &before, "that were not set");
     let all: Vec<String> = missing.into_iter().chain(more).collect();
     if all.is_empty() { "their order".to_owned() } else { all.join("; ") }
+}
+
+/// A kernel that does not answer is an error, like a program that does not end.
+async fn in_time<T>(
+    asked: impl Future<Output = Result<T, CaptureError>>,
+) -> Result<T, CaptureError> {
+    let answer = tokio::time::timeout(COMMAND_TIMEOUT, asked).await;
+    answer.unwrap_or_else(|_| Err(CaptureError::Ask(io::ErrorKind::TimedOut.into())))
 }
 
 /// Runs one `nft` transaction in `namespace`.
@@ -248,4 +256,25 @@ fn locate(program: &str) -> std::path::PathBuf {
     let folders = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
     let found = folders.iter().map(|folder| Path::new(folder).join(program));
     found.into_iter().find(|path| path.exists()).unwrap_or_else(|| program.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_differs_is_told_in_a_few_words() {
+        let set = json!([[{"table": "nat"}, {"chain": "a"}], ["rule 1", "route 1"]]);
+        let cases = [
+            (json!([[{"table": "nat"}, {"chain": "a"}], []]), r#"2 missing, the first "rule 1""#),
+            (
+                json!([[{"table": "nat"}, {"chain": "b"}], ["rule 1", "route 1"]]),
+                r#"1 missing, the first {"chain":"a"}; 1 that were not set, the first {"chain":"b"}"#,
+            ),
+            (json!([[{"chain": "a"}, {"table": "nat"}], ["rule 1", "route 1"]]), "their order"),
+        ];
+        for (now, told) in cases {
+            assert_eq!(difference(&set, &now), told);
+        }
+    }
 }
