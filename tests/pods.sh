@@ -16,11 +16,6 @@ name=pods
 
 k() { kubectl -n pods "$@"; }
 waymark() { cluster enter "$target/$profile/waymark" "$@"; }
-# on_node NODE COMMAND... — as a root process of that node.
-on_node() {
-  # shellcheck disable=SC2016
-  cluster enter sh -c 'pid="$(pgrep -f "hostname-override $0 " | head -n1)"; exec nsenter -t "$pid" --net "$@"' "$@"
-}
 selected=
 clean_up() {
   kubectl delete namespace pods pods-ways pods-aside --ignore-not-found --wait=false

@@ -15,11 +15,6 @@ name=walkthrough
 . tests/cluster/steps.sh
 
 k() { kubectl -n bookinfo "$@"; }
-# on_node NODE COMMAND... — as a root process of that node.
-on_node() {
-  # shellcheck disable=SC2016
-  cluster enter sh -c 'pid="$(pgrep -f "hostname-override $0 " | head -n1)"; exec nsenter -t "$pid" --net "$@"' "$@"
-}
 
 # ---- images of ours under the names that the manifests use ----------------------------------
 images() {

@@ -4,8 +4,8 @@
 # the name of the cluster in `name`; cargo's profile in `profile`, unless it is `debug`.
 #
 # Gives: binaries (folder of the cluster's programs), cluster, kubectl, need_cluster, load_mesh,
-# gateway_api, need_mesh (all of them, and `install`), load_tools, load_load, and brought_up when
-# the cluster is to be taken down at the end. Takes: cluster_flags for `up`.
+# gateway_api, need_mesh (all of them, and `install`), load_tools, load_load, on_node, and
+# brought_up when the cluster is to be taken down at the end. Takes: cluster_flags for `up`.
 
 profile="${profile:-debug}"
 
@@ -63,26 +63,22 @@ need_mesh() {
   cluster enter "$target/$profile/waymark" install
 }
 
-# What tests run in pods: busybox, and curl as /usr/local/bin/curl.
-tools=localhost/waymark/tools:test
-# load_tools — brings it to the nodes.
-load_tools() {
+# What tests run in pods: busybox, and curl as /usr/local/bin/curl; and what makes and answers load.
+tools=localhost/waymark/tools:test load=localhost/waymark/load:test
+load_tools() { load_program "$tools" '["/busybox"]' "$(command -v curl)"; }
+load_load() { load_program "$load" '["/usr/local/bin/waymark-load"]' "$target/$profile/waymark-load"; }
+# load_program NAME ENTRYPOINT-JSON PROGRAM — brings an image with it, and busybox, to the nodes.
+load_program() {
   local work files
   work="$(mktemp -d)"
-  mapfile -t files < <({ linked "$(command -v curl)"; echo /bin/busybox=busybox; } | sort -u)
-  image "$work/tools.tar" "$tools" '["/busybox"]' "${files[@]}"
-  cluster load-images "$work/tools.tar"
+  mapfile -t files < <({ linked "$3"; echo /bin/busybox=busybox; } | sort -u)
+  image "$work/image.tar" "$1" "$2" "${files[@]}"
+  cluster load-images "$work/image.tar"
   rm -rf "$work"
 }
 
-# What makes and answers load in pods: waymark-load, and busybox.
-load=localhost/waymark/load:test
-# load_load — brings it to the nodes.
-load_load() {
-  local work files
-  work="$(mktemp -d)"
-  mapfile -t files < <({ linked "$target/$profile/waymark-load"; echo /bin/busybox=busybox; } | sort -u)
-  image "$work/load.tar" "$load" '["/usr/local/bin/waymark-load"]' "${files[@]}"
-  cluster load-images "$work/load.tar"
-  rm -rf "$work"
+# on_node NODE COMMAND... — as a root process of that node, in its network.
+on_node() {
+  # shellcheck disable=SC2016
+  cluster enter sh -c 'pid="$(pgrep -f "hostname-override $0 " | head -n1)"; exec nsenter -t "$pid" --net "$@"' "$@"
 }
