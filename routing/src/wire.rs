@@ -20,4 +20,4 @@ pub mod route;
 pub mod workload;
 pub mod zds;
 
-pub use error::{Names, WireError, chain};
+pub use error::{Names, WireError, chain, each};

@@ -5,7 +5,7 @@
 //! Cloning counts one reference. The first change after a clone copies the
 //! list of shards and the one shard that it touches; further changes of the
 //! same batch copy only shards not touched before. A map of few keys is one
-//! shard: most maps are, and those cost no list.
+//! shard: most maps are, and those cost no list; a map of none costs nothing.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -31,21 +31,21 @@ pub(crate) struct Shards<K, V> {
 }
 
 enum Form<K, V> {
-    /// Of few keys.
-    One(Arc<Shard<K, V>>),
+    /// Of few keys; none: of no key, as thousands are.
+    One(Option<Arc<Shard<K, V>>>),
     Many(Arc<[Arc<Shard<K, V>>; SHARDS]>),
 }
 
 impl<K, V> Default for Shards<K, V> {
     fn default() -> Self {
-        Self { form: Form::One(Arc::default()), len: 0 }
+        Self { form: Form::One(None), len: 0 }
     }
 }
 
 impl<K, V> Clone for Shards<K, V> {
     fn clone(&self) -> Self {
         let form = match &self.form {
-            Form::One(shard) => Form::One(Arc::clone(shard)),
+            Form::One(shard) => Form::One(shard.clone()),
             Form::Many(shards) => Form::Many(Arc::clone(shards)),
         };
         Self { form, len: self.len }
@@ -80,7 +80,7 @@ impl<K, V> Shards<K, V> {
 
     fn shards(&self) -> &[Arc<Shard<K, V>>] {
         match &self.form {
-            Form::One(shard) => std::slice::from_ref(shard),
+            Form::One(shard) => shard.as_slice(),
             Form::Many(shards) => shards.as_slice(),
         }
     }
@@ -93,7 +93,7 @@ impl<K: Clone + Eq + Hash, V: Clone> Shards<K, V> {
         Q: Eq + Hash + ?Sized,
     {
         match &self.form {
-            Form::One(shard) => shard.get(key),
+            Form::One(shard) => shard.as_ref()?.get(key),
             Form::Many(shards) => shards.get(place(key))?.get(key),
         }
     }
@@ -101,7 +101,7 @@ impl<K: Clone + Eq + Hash, V: Clone> Shards<K, V> {
     #[expect(clippy::indexing_slicing, reason = "a place is below the number of shards")]
     fn shard_mut<Q: Hash + ?Sized>(&mut self, key: &Q) -> &mut Shard<K, V> {
         match &mut self.form {
-            Form::One(shard) => Arc::make_mut(shard),
+            Form::One(shard) => Arc::make_mut(shard.get_or_insert_default()),
             Form::Many(shards) => Arc::make_mut(&mut Arc::make_mut(shards)[place(key)]),
         }
     }
@@ -139,7 +139,7 @@ impl<K: Clone + Eq + Hash, V: Clone> Shards<K, V> {
     /// Counts a key that came; from some number on the map is in many shards, for good.
     fn grow(&mut self, came: bool) {
         self.len += usize::from(came);
-        if let Form::One(shard) = &mut self.form
+        if let Form::One(Some(shard)) = &mut self.form
             && self.len > FEW
         {
             let all = std::mem::take(Arc::make_mut(shard));

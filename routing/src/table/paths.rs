@@ -11,33 +11,36 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::Found;
 use super::prefixes::Prefixes;
 use crate::discovery::Shards;
 use crate::matching::{GrpcMatch, Head, MatchRank, PathMatch, RequestMatch, TextMatch};
 use crate::route::Rule;
 
-/// Candidates of one path, the best first.
-type Ranked = Arc<Vec<Candidate>>;
+/// Candidates of one path, the best first; most paths have one.
+type Ranked = Arc<SmallVec<[Candidate; 1]>>;
 
 /// One match of a rule.
 #[derive(Clone, Debug)]
 struct Candidate {
     rule: Arc<Rule>,
     index: usize,
-    rank: MatchRank,
 }
 
 /// Candidates by path, for one host.
 #[derive(Clone, Default)]
 pub(super) struct PathTable {
     exact: Shards<Arc<str>, Ranked>,
-    /// By prefix, without trailing slash; the root is the empty one.
+    /// By prefix, without trailing slash.
     prefixes: Shards<Arc<str>, Ranked>,
-    /// Finds the longest of those, but for the root.
+    /// Finds the longest of those.
     tree: Prefixes,
+    /// Of the prefix of all paths: the only match that most hosts have.
+    root: Option<Ranked>,
     /// All other matches.
-    others: Ranked,
+    others: Option<Ranked>,
 }
 
 impl std::fmt::Debug for PathTable {
@@ -45,6 +48,7 @@ impl std::fmt::Debug for PathTable {
         f.debug_struct("PathTable")
             .field("exact", &self.exact)
             .field("prefixes", &self.prefixes)
+            .field("root", &self.root)
             .field("others", &self.others)
             .finish_non_exhaustive()
     }
@@ -82,7 +86,7 @@ fn place(path: &PathMatch) -> Place<'_> {
 impl PathTable {
     pub(super) fn insert(&mut self, rule: &Arc<Rule>) {
         for (index, entry) in rule.matches.iter().enumerate() {
-            let candidate = Candidate { rule: Arc::clone(rule), index, rank: entry.rank() };
+            let candidate = Candidate { rule: Arc::clone(rule), index };
             self.change(&entry.path, |ranked| {
                 let place = ranked.partition_point(|other| other.order(&candidate).is_le());
                 Arc::make_mut(ranked).insert(place, candidate);
@@ -102,9 +106,10 @@ impl PathTable {
     fn change(&mut self, path: &PathMatch, change: impl FnOnce(&mut Ranked)) {
         match place(path) {
             Place::Exact(path) => change_in(&mut self.exact, path, change),
+            Place::Prefix("") => change_one(&mut self.root, change),
             Place::Prefix(prefix) => self.change_prefix(prefix.into(), change),
             Place::GrpcService(prefix) => self.change_prefix(prefix, change),
-            Place::Other => change(&mut self.others),
+            Place::Other => change_one(&mut self.others, change),
         }
     }
 
@@ -112,18 +117,16 @@ impl PathTable {
         let was = self.prefixes.get(&prefix).is_some();
         change_in(&mut self.prefixes, Arc::clone(&prefix), change);
         let is = self.prefixes.get(&prefix).is_some();
-        if was == is || prefix.is_empty() {
-            return;
-        }
-        if is {
+        if is && !was {
             self.tree.insert(&prefix);
-        } else {
+        } else if was && !is {
             self.tree.remove(|prefix| self.prefixes.get(prefix).is_some());
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.exact.is_empty() && self.prefixes.is_empty() && self.others.is_empty()
+        let mapped = !(self.exact.is_empty() && self.prefixes.is_empty());
+        !mapped && self.root.is_none() && self.others.is_none()
     }
 
     /// The best candidate for `head`: exact path, then expressions, then prefixes from long to
@@ -133,9 +136,12 @@ impl PathTable {
         if let Some(exact) = exact {
             return exact.found();
         }
-        let other = self.others.iter().find(|c| c.entry().is_some_and(|entry| entry.matches(head)));
+        let others = self.others.iter().flat_map(|ranked| ranked.iter());
+        let other = others.into_iter().find(|c| c.entry().is_some_and(|entry| entry.matches(head)));
         match other {
-            Some(other) if other.rank.outranks_prefixes() => other.found(),
+            Some(other) if other.rank().is_some_and(|rank| rank.outranks_prefixes()) => {
+                other.found()
+            }
             _ => self.find_prefix(head, other)?.found(),
         }
     }
@@ -159,7 +165,7 @@ impl PathTable {
             let parent = prefix.rfind('/').and_then(|slash| path.get(..slash));
             path = parent.unwrap_or("").trim_end_matches('/');
         }
-        let root = ranked("");
+        let root = self.root.as_ref().and_then(|ranked| first(ranked, head));
         match (root, other) {
             (Some(root), Some(other)) => Some(if root.order(other).is_lt() { root } else { other }),
             (root, other) => root.or(other),
@@ -181,6 +187,15 @@ fn first<'a>(ranked: &'a Ranked, head: &Head<'_>) -> Option<&'a Candidate> {
     ranked.iter().find(|c| c.entry().is_some_and(matches))
 }
 
+/// Changes candidates that are in no map; none are left as nothing.
+fn change_one(at: &mut Option<Ranked>, change: impl FnOnce(&mut Ranked)) {
+    let ranked = at.get_or_insert_default();
+    change(ranked);
+    if ranked.is_empty() {
+        *at = None;
+    }
+}
+
 fn change_in(map: &mut Shards<Arc<str>, Ranked>, key: Arc<str>, change: impl FnOnce(&mut Ranked)) {
     let ranked = map.entry(&key);
     change(ranked);
@@ -194,13 +209,18 @@ impl Candidate {
         self.rule.matches.get(self.index)
     }
 
+    /// Nothing is less specific than an entry that is not there.
+    fn rank(&self) -> Option<MatchRank> {
+        self.entry().map(RequestMatch::rank)
+    }
+
     fn found(&self) -> Option<Found<'_>> {
         self.entry().map(|matched| Found { rule: &self.rule, matched })
     }
 
     /// `Less` is tried first.
     fn order(&self, other: &Self) -> Ordering {
-        (other.rank.cmp(&self.rank))
+        (other.rank().cmp(&self.rank()))
             .then_with(|| self.rule.seniority(&other.rule))
             .then_with(|| self.index.cmp(&other.index))
     }

@@ -14,7 +14,7 @@ use policy::jwt::{
 
 use super::authorization::gateway::{read_target, write_target};
 use super::authorization::read_name;
-use super::error::WireError;
+use super::error::{WireError, each};
 use super::messages::waymark::v1 as wire;
 
 /// Reads a resource.
@@ -26,7 +26,7 @@ pub fn read(message: &wire::RequestAuthentication) -> Result<RequestAuthenticati
     Ok(RequestAuthentication {
         name: read_name(&message.namespace, &message.name)?,
         targets: read_targets(message)?,
-        rules: message.rules.iter().map(read_rule).collect::<Result<_, _>>()?,
+        rules: each(&message.rules, read_rule)?,
         unreadable: None,
     })
 }
@@ -37,7 +37,7 @@ pub fn read(message: &wire::RequestAuthentication) -> Result<RequestAuthenticati
 ///
 /// [`WireError::Missing`] without a target, or with an empty one.
 pub fn read_targets(message: &wire::RequestAuthentication) -> Result<Vec<Target>, WireError> {
-    let targets: Vec<Target> = message.targets.iter().map(read_target).collect::<Result<_, _>>()?;
+    let targets: Vec<Target> = each(&message.targets, read_target)?;
     if targets.is_empty() { Err(WireError::Missing("targets")) } else { Ok(targets) }
 }
 
@@ -57,7 +57,7 @@ fn read_rule(message: &wire::JwtRule) -> Result<JwtRule, WireError> {
         return Err(WireError::Missing("rules.issuer"));
     }
     let texts = |texts: &[String]| texts.iter().map(|text| Arc::from(text.as_str())).collect();
-    let places: Vec<Place> = message.places.iter().map(read_place).collect::<Result<_, _>>()?;
+    let places: Vec<Place> = each(&message.places, read_place)?;
     if places.is_empty() {
         return Err(WireError::Missing("rules.places"));
     }
@@ -75,11 +75,11 @@ fn read_rule(message: &wire::JwtRule) -> Result<JwtRule, WireError> {
     Ok(JwtRule {
         issuer: message.issuer.as_str().into(),
         audiences: texts(&message.audiences),
-        keys: message.keys.iter().map(read_key).collect::<Result<_, _>>()?,
+        keys: each(&message.keys, read_key)?,
         places,
         forward: message.forward_original_token,
         payload_header,
-        claim_headers: message.claim_headers.iter().map(claim_header).collect::<Result<_, _>>()?,
+        claim_headers: each(&message.claim_headers, claim_header)?,
         spaced_claims: texts(&message.space_delimited_claims),
     })
 }

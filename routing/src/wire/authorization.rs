@@ -16,7 +16,7 @@ use policy::authz::{
     AccountMatch, Action, Authorization, Clause, Field, Match, PolicyName, Rule, Scope, StringMatch,
 };
 
-use super::error::{WireError, address_bytes, port, range};
+use super::error::{WireError, address_bytes, each, port, range};
 use super::messages::istio::security as wire;
 
 /// Why a policy has no form for tunnels.
@@ -42,7 +42,7 @@ pub fn read(message: &wire::Authorization) -> Result<Authorization, WireError> {
         action,
         dry_run: message.dry_run,
         unsupported: None,
-        rules: message.groups.iter().map(read_rule).collect::<Result<_, _>>()?,
+        rules: each(&message.groups, read_rule)?,
     })
 }
 
@@ -110,19 +110,19 @@ fn no_extension(extensions: &[wire::Extension]) -> Result<(), WireError> {
 
 fn read_rule(group: &wire::Group) -> Result<Rule, WireError> {
     let clause = |rules: &wire::Rules| {
-        let matches = rules.matches.iter().map(read_match).collect::<Result<_, _>>()?;
+        let matches = each(&rules.matches, read_match)?;
         Ok(Clause { matches })
     };
-    Ok(Rule { clauses: group.rules.iter().map(clause).collect::<Result<_, _>>()? })
+    Ok(Rule { clauses: each(&group.rules, clause)? })
 }
 
 fn write_rules(rules: &[Rule]) -> Result<Vec<wire::Group>, NotExpressible> {
     let clause = |clause: &Clause| {
-        let matches = clause.matches.iter().map(write_match).collect::<Result<_, _>>()?;
+        let matches = each(&clause.matches, write_match)?;
         Ok(wire::Rules { matches })
     };
     let rule = |rule: &Rule| {
-        let rules = rule.clauses.iter().map(clause).collect::<Result<_, _>>()?;
+        let rules = each(&rule.clauses, clause)?;
         Ok(wire::Group { rules })
     };
     rules.iter().map(rule).collect()
@@ -193,10 +193,7 @@ pub(super) fn field<M, T>(
     not: &[M],
     read: impl Fn(&M) -> Result<T, WireError>,
 ) -> Result<Field<T>, WireError> {
-    Ok(Field {
-        any: any.iter().map(&read).collect::<Result<_, _>>()?,
-        not: not.iter().map(&read).collect::<Result<_, _>>()?,
-    })
+    Ok(Field { any: each(any, &read)?, not: each(not, &read)? })
 }
 
 fn read_text(message: &wire::StringMatch) -> Result<StringMatch, WireError> {

@@ -75,6 +75,23 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// What comes of every entry of a list, without spare room: it is kept. Collecting results makes
+/// room for four, and mostly there is one.
+///
+/// # Errors
+///
+/// The first that reading one gives.
+pub fn each<M, T, E>(
+    messages: &[M],
+    mut read: impl FnMut(&M) -> Result<T, E>,
+) -> Result<Vec<T>, E> {
+    let mut all = Vec::with_capacity(messages.len());
+    for message in messages {
+        all.push(read(message)?);
+    }
+    Ok(all)
+}
+
 /// Values of one batch, each held once: the same ones come with every workload.
 #[derive(Debug, Default)]
 pub struct Names {

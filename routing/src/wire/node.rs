@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::error::{WireError, address, address_bytes, port};
+use super::error::{WireError, address, address_bytes, each, port};
 use super::messages::waymark::v1 as wire;
 pub use super::messages::waymark::v1::NodeReportAck;
 use crate::node::{Leave, NodePod, NodeReport, PodState, Probe, Step};
@@ -29,14 +29,13 @@ pub fn read_pod(message: &wire::NodePod) -> Result<NodePod, WireError> {
         let ip = (!all).then(|| address("probes.address", &probe.address)).transpose()?;
         Ok(Probe { address: ip, port: port("probes.port", probe.port)? })
     };
-    let addresses = message.addresses.iter().map(|bytes| address("addresses", bytes));
     Ok(NodePod {
         uid: needed("uid", &message.uid)?,
         name: needed("name", &message.name)?,
         namespace: needed("namespace", &message.namespace)?,
         service_account: needed("service_account", &message.service_account)?,
-        addresses: addresses.collect::<Result<_, _>>()?,
-        probes: message.probes.iter().map(probe).collect::<Result<_, _>>()?,
+        addresses: each(&message.addresses, |bytes| address("addresses", bytes))?,
+        probes: each(&message.probes, probe)?,
         dns_capture: message.dns_capture,
         bypass_inbound: message.bypass_inbound,
         strict: message.strict,
@@ -91,7 +90,7 @@ pub fn read_report(message: &wire::NodeReport) -> Result<NodeReport, WireError> 
     };
     Ok(NodeReport {
         node: needed("node", &message.node)?,
-        pods: message.pods.iter().map(state).collect::<Result<_, _>>()?,
+        pods: each(&message.pods, state)?,
         serving: message.serving,
         reason: message.reason.as_str().into(),
         left: message.left.as_str().into(),

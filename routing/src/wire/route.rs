@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use self::filters::{read_filters, write_filter};
 use self::matches::{read_match, write_match};
-use super::error::{WireError, port, port_or_zero};
+use super::error::{WireError, each, port, port_or_zero};
 use super::gateway::{optional, value};
 use super::listener::{read_host, write_host};
 use super::messages::waymark::v1 as wire;
@@ -32,19 +32,18 @@ pub fn read(message: &wire::Route) -> Result<Rule, WireError> {
         let text = format!("no matches or filters for {}", name.kind.as_str());
         return Err(WireError::Value("name", text));
     }
-    let mut matches: Vec<RequestMatch> =
-        message.matches.iter().map(read_match).collect::<Result<_, _>>()?;
+    let mut matches = each(&message.matches, read_match)?;
     if l7 && matches.is_empty() {
-        matches.push(RequestMatch::any());
+        matches = vec![RequestMatch::any()];
     }
     Ok(Rule {
         name,
         rule_name: optional(&message.rule_name, |text| Ok(text.into()))?,
         created: message.created,
-        parents: message.parents.iter().map(read_parent).collect::<Result<_, _>>()?,
+        parents: each(&message.parents, read_parent)?,
         matches,
         filters: read_filters(&message.filters)?,
-        backends: message.backends.iter().map(read_backend).collect::<Result<_, _>>()?,
+        backends: each(&message.backends, read_backend)?,
         timeouts: Timeouts {
             request: limit(message.request_timeout_ms),
             backend_request: limit(message.backend_request_timeout_ms),
@@ -93,8 +92,8 @@ fn read_parent(message: &wire::RouteParent) -> Result<ParentRef, WireError> {
             consumer: optional(&service.consumer, |text| Ok(text.into()))?,
         },
     };
-    let hostnames = message.hostnames.iter().map(|text| read_host("parents.hostnames", text));
-    Ok(ParentRef { parent, hostnames: hostnames.collect::<Result<_, _>>()? })
+    let hostnames = each(&message.hostnames, |text| read_host("parents.hostnames", text))?;
+    Ok(ParentRef { parent, hostnames })
 }
 
 fn write_parent(parent: &ParentRef) -> wire::RouteParent {
@@ -153,13 +152,13 @@ fn write_target(target: &BackendTarget) -> wire::Target {
 }
 
 fn read_retry(message: &wire::RouteRetry) -> Result<Retry, WireError> {
-    let codes = message.codes.iter().map(|&code| match u16::try_from(code) {
+    let codes = each(&message.codes, |code| match u16::try_from(*code) {
         Ok(code) if (400..=599).contains(&code) => Ok(code),
         _ => Err(WireError::Value("retry.codes", code.to_string())),
-    });
+    })?;
     Ok(Retry {
         attempts: message.attempts,
-        codes: codes.collect::<Result<_, _>>()?,
+        codes,
         backoff: Duration::from_millis(message.backoff_ms),
         asked: message.asked,
     })

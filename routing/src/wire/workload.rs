@@ -19,7 +19,7 @@ use self::parts::{
     write_network_mode, write_tunnel, write_workload_type,
 };
 pub use self::parts::{read_gateway, write_gateway};
-use super::error::{Names, WireError, address, address_bytes, or, port, port_or_zero, range};
+use super::error::{Names, WireError, address, address_bytes, each, or, port, port_or_zero, range};
 use super::messages::istio::workload as wire;
 use super::messages::waymark::v1::{ClientAffinity, PodUid};
 use crate::discovery::{
@@ -78,10 +78,8 @@ pub fn read_workload(message: &wire::Workload, names: &mut Names) -> Result<Work
     let namespace = names.namespace("namespace", &message.namespace)?;
     let domain = or(&message.trust_domain, Workload::DEFAULT_TRUST_DOMAIN);
     let account = or(&message.service_account, Workload::DEFAULT_SERVICE_ACCOUNT);
-    let addresses = message.addresses.iter().map(|bytes| address("addresses", bytes));
-    let policies = message.authorization_policies.iter();
-    let policies = policies.map(|name| names.policy("authorization_policies", name));
-    let policies = policies.collect::<Result<_, _>>()?;
+    let policies = &message.authorization_policies;
+    let policies = each(policies, |name| names.policy("authorization_policies", name))?;
     let hostname = (!message.hostname.is_empty()).then(|| names.share(&message.hostname));
     Ok(Workload {
         uid: names.share(&message.uid),
@@ -89,7 +87,7 @@ pub fn read_workload(message: &wire::Workload, names: &mut Names) -> Result<Work
         name: names.share(&message.name),
         identity: names.identity(domain, &namespace, account)?,
         namespace,
-        addresses: addresses.collect::<Result<_, _>>()?,
+        addresses: each(&message.addresses, |bytes| address("addresses", bytes))?,
         hostname,
         network: names.share(&message.network),
         network_mode: read_network_mode(message.network_mode)?,
@@ -205,7 +203,7 @@ fn read_ports_by_service(
 ) -> Result<BTreeMap<ServiceKey, Arc<[Port]>>, WireError> {
     let mut read = |(key, list): (&String, &wire::PortList)| {
         let key = names.service("services", key)?;
-        let ports = list.ports.iter().map(read_port).collect::<Result<Vec<_>, _>>()?;
+        let ports = each(&list.ports, read_port)?;
         Ok((key, names.ports(&ports)))
     };
     services.iter().map(&mut read).collect()
@@ -221,22 +219,21 @@ pub fn read_service(message: &wire::Service, names: &mut Names) -> Result<Servic
     if message.hostname.is_empty() {
         return Err(WireError::Missing("hostname"));
     }
-    let weighted = message.weighted_waypoints.iter().map(|weighted| {
+    let weighted_waypoints = each(&message.weighted_waypoints, |weighted| {
         let destination = weighted.destination.as_ref();
         let destination =
             destination.ok_or(WireError::Missing("weighted_waypoints.destination"))?;
         Ok(WeightedWaypoint { destination: read_gateway(destination)?, weight: weighted.weight })
-    });
-    let addresses = message.addresses.iter().map(|address| read_virtual(address, names));
-    let addresses = addresses.collect::<Result<_, _>>()?;
+    })?;
+    let addresses = each(&message.addresses, |address| read_virtual(address, names))?;
     Ok(Service {
         name: names.share(&message.name),
         key: ServiceKey::new(namespace, names.share(&message.hostname)),
         addresses,
-        ports: message.ports.iter().map(read_port).collect::<Result<_, _>>()?,
+        ports: each(&message.ports, read_port)?,
         subject_alt_names: message.subject_alt_names.iter().map(|san| names.share(san)).collect(),
         waypoint: message.waypoint.as_ref().map(read_gateway).transpose()?,
-        weighted_waypoints: weighted.collect::<Result<_, _>>()?,
+        weighted_waypoints,
         load_balancing: message.load_balancing.as_ref().map(read_balancing).transpose()?,
         client_affinity: message.extensions.iter().any(|one| one.name == CLIENT_AFFINITY),
         ip_families: match wire::IpFamilies::try_from(message.ip_families) {

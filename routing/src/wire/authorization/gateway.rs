@@ -14,7 +14,7 @@ use policy::authz::{
 };
 
 use super::{NotExpressible, field, read_name};
-use crate::wire::error::{WireError, port};
+use crate::wire::error::{WireError, each, port};
 use crate::wire::messages::waymark::v1 as wire;
 
 /// Reads a policy.
@@ -38,7 +38,7 @@ pub fn read(message: &wire::Authorization) -> Result<Authorization, WireError> {
         action,
         dry_run: message.dry_run,
         unsupported: (!unsupported.is_empty()).then(|| unsupported.into()),
-        rules: message.rules.iter().map(read_rule).collect::<Result<_, _>>()?,
+        rules: each(&message.rules, read_rule)?,
     })
 }
 
@@ -48,7 +48,7 @@ pub fn read(message: &wire::Authorization) -> Result<Authorization, WireError> {
 ///
 /// [`WireError::Missing`] without a target, or with an empty one.
 pub fn read_targets(message: &wire::Authorization) -> Result<Vec<Target>, WireError> {
-    let targets: Vec<Target> = message.targets.iter().map(read_target).collect::<Result<_, _>>()?;
+    let targets: Vec<Target> = each(&message.targets, read_target)?;
     if targets.is_empty() { Err(WireError::Missing("targets")) } else { Ok(targets) }
 }
 
@@ -110,10 +110,10 @@ pub fn write(policy: &Authorization) -> Result<wire::Authorization, NotExpressib
 
 fn read_rule(message: &wire::AuthorizationRule) -> Result<Rule, WireError> {
     let clause = |clause: &wire::AuthorizationClause| {
-        let matches = clause.matches.iter().map(read_match).collect::<Result<_, _>>()?;
+        let matches = each(&clause.matches, read_match)?;
         Ok(Clause { matches })
     };
-    Ok(Rule { clauses: message.clauses.iter().map(clause).collect::<Result<_, _>>()? })
+    Ok(Rule { clauses: each(&message.clauses, clause)? })
 }
 
 fn write_rule(rule: &Rule) -> wire::AuthorizationRule {
@@ -156,9 +156,9 @@ fn read_match(message: &wire::AuthorizationMatch) -> Result<Match, WireError> {
         hosts: read_texts(message.hosts.as_ref())?,
         methods: read_texts(message.methods.as_ref())?,
         paths: paths?,
-        headers: message.headers.iter().map(header).collect::<Result<_, _>>()?,
+        headers: each(&message.headers, header)?,
         request_principals: read_texts(message.request_principals.as_ref())?,
-        claims: message.claims.iter().map(claim).collect::<Result<_, _>>()?,
+        claims: each(&message.claims, claim)?,
     })
 }
 

@@ -5,7 +5,7 @@
 use http::StatusCode;
 use http::header::{HeaderName, HeaderValue};
 
-use super::super::error::{WireError, port_or_zero};
+use super::super::error::{WireError, each, port_or_zero};
 use super::super::gateway::{optional, value};
 use super::super::messages::waymark::v1 as wire;
 use super::{read_target, write_target};
@@ -15,7 +15,7 @@ use crate::filter::{
 };
 
 pub(super) fn read_filters(messages: &[wire::RouteFilter]) -> Result<Vec<Filter>, WireError> {
-    messages.iter().map(read_filter).collect()
+    each(messages, read_filter)
 }
 
 fn read_filter(message: &wire::RouteFilter) -> Result<Filter, WireError> {
@@ -60,13 +60,12 @@ fn read_modifier(message: &wire::HeaderModifier) -> Result<HeaderModifier, WireE
         let pair = |header: &wire::Header| {
             Ok((value("header.name", &header.name)?, value("header.value", &header.value)?))
         };
-        headers.iter().map(pair).collect()
+        each(headers, pair)
     };
-    let remove = message.remove.iter().map(|name| value("header.name", name));
     Ok(HeaderModifier {
         set: pairs(&message.set)?,
         add: pairs(&message.add)?,
-        remove: remove.collect::<Result<_, _>>()?,
+        remove: each(&message.remove, |name| value("header.name", name))?,
     })
 }
 
@@ -160,7 +159,6 @@ fn read_mirror(message: &wire::Mirror) -> Result<Mirror, WireError> {
 }
 
 fn read_cors(message: &wire::Cors) -> Result<Cors, WireError> {
-    let origins = message.allow_origins.iter().map(|text| value("cors.allow_origins", text));
     let headers = |names: &[String]| {
         for name in names.iter().filter(|name| *name != "*") {
             value::<HeaderName>("cors.headers", name)?;
@@ -171,7 +169,7 @@ fn read_cors(message: &wire::Cors) -> Result<Cors, WireError> {
         value::<http::Method>("cors.allow_methods", method)?;
     }
     Ok(Cors {
-        allow_origins: origins.collect::<Result<_, _>>()?,
+        allow_origins: each(&message.allow_origins, |text| value("cors.allow_origins", text))?,
         allow_credentials: message.allow_credentials,
         allow_methods: read_list(&message.allow_methods),
         allow_headers: headers(&message.allow_headers)?,

@@ -2,7 +2,7 @@
 
 //! Matches of a rule.
 
-use super::super::error::WireError;
+use super::super::error::{WireError, each};
 use super::super::gateway::{optional, value};
 use super::super::messages::waymark::v1 as wire;
 use crate::matching::{
@@ -10,19 +10,19 @@ use crate::matching::{
 };
 
 pub(super) fn read_match(message: &wire::RouteMatch) -> Result<RequestMatch, WireError> {
-    let headers = message.headers.iter().map(|header| {
+    let headers = each(&message.headers, |header| {
         let name = value("headers.name", &header.name)?;
         Ok(HeaderMatch { name, value: read_text("headers.value", header.value.as_ref())? })
-    });
-    let query = message.query.iter().map(|query| {
+    })?;
+    let query = each(&message.query, |query| {
         let name = query.name.as_str().into();
         Ok(QueryMatch { name, value: read_text("query.value", query.value.as_ref())? })
-    });
+    })?;
     Ok(RequestMatch {
         path: message.path.as_ref().map_or_else(|| Ok(PathMatch::any()), read_path)?,
         method: optional(&message.method, |text| value("method", text))?,
-        headers: headers.collect::<Result<_, WireError>>()?,
-        query: query.collect::<Result<_, WireError>>()?,
+        headers,
+        query,
     })
 }
 

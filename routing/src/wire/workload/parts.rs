@@ -8,7 +8,7 @@ use crate::discovery::{
     HealthPolicy, LoadBalancing, LoadBalancingMode, LocalityScope, NetworkAddress, NetworkMode,
     ServiceKey, TunnelProtocol, WorkloadType,
 };
-use crate::wire::error::{WireError, address, address_bytes, named, port_or_zero};
+use crate::wire::error::{WireError, address, address_bytes, each, named, port_or_zero};
 
 /// Reads where a gateway or waypoint is.
 ///
@@ -86,7 +86,7 @@ pub(super) fn read_balancing(message: &wire::LoadBalancing) -> Result<LoadBalanc
         Ok(lb::HealthPolicy::AllowAll) => HealthPolicy::AllowAll,
         Err(_) => return Err(WireError::Unknown("health_policy", message.health_policy)),
     };
-    let preference = message.routing_preference.iter().map(scope).collect::<Result<_, _>>()?;
+    let preference = each(&message.routing_preference, scope)?;
     Ok(LoadBalancing { preference, mode, health })
 }
 
