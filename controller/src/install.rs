@@ -41,6 +41,9 @@ pub enum InstallError {
     /// A `--set` without `=`.
     #[error("{0:?} is not PATH=VALUE")]
     Set(String),
+    /// A file of values is none.
+    #[error("{0}")]
+    File(String),
     /// A path that the chart's values do not have.
     #[error("there is no value {0:?}")]
     NoValue(String),
@@ -68,6 +71,15 @@ pub enum InstallError {
         /// What is wrong.
         message: String,
     },
+}
+
+/// The values of a file, YAML as Helm takes it, each as `path=value`.
+///
+/// # Errors
+///
+/// [`InstallError::File`].
+pub fn sets_of_file(text: &str) -> Result<Vec<String>, InstallError> {
+    values::of_file(text)
 }
 
 /// All objects of an installation in `namespace`, in the order in which they are applied.

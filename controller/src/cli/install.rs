@@ -49,7 +49,7 @@ pub(super) fn install(args: &InstallArgs) -> Result<ExitCode, Failure> {
                 return Err(Failure { message, code: 1 });
             }
         }
-        let objects = marked(&args.chosen, &args.chosen.sets)?;
+        let objects = marked(&args.chosen, &args.chosen.sets()?)?;
         for object in &objects {
             apply(&target, object).await?;
         }
@@ -73,7 +73,7 @@ pub(super) fn upgrade(args: &InstallArgs) -> Result<ExitCode, Failure> {
         not_of_helm(&found, "upgrade")?;
         let before = version_of(&found);
         version::may_follow(&before, TAG).map_err(|message| Failure { message, code: 1 })?;
-        let sets = merged(values_of(&found), &args.chosen.sets);
+        let sets = merged(values_of(&found), &args.chosen.sets()?);
         let objects = marked(&args.chosen, &sets)?;
         complain(&format!("{before} -> {TAG}"));
         for object in &objects {

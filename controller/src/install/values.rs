@@ -10,6 +10,7 @@
 use serde_json::{Map, Value};
 
 use super::{InstallError, VALUES, parse};
+use crate::source::document;
 
 const SCHEMA: &str = include_str!("../../deploy/waymark/values.schema.json");
 
@@ -31,6 +32,38 @@ pub(super) fn with(sets: &[String]) -> Result<Value, InstallError> {
     }
     schema.check(&values, "")?;
     Ok(values)
+}
+
+/// The values of a file, YAML as Helm takes it, each as `path=value`.
+///
+/// Members of a mapping go over those of the chart one by one, and a list over the whole list.
+///
+/// # Errors
+///
+/// [`InstallError::File`].
+pub(super) fn of_file(text: &str) -> Result<Vec<String>, InstallError> {
+    let value: Value = serde_saphyr::from_str(text).map_err(|error| {
+        let line = error.location().map_or(1, |location| location.line());
+        InstallError::File(format!("line {line}: {}", document::message(&error)))
+    })?;
+    let mut sets = Vec::new();
+    if let Some(members) = value.as_object() {
+        list(members, "", &mut sets);
+    } else if !value.is_null() {
+        return Err(InstallError::File(format!("wanted a mapping of values, not {value}")));
+    }
+    Ok(sets)
+}
+
+fn list(members: &Map<String, Value>, path: &str, sets: &mut Vec<String>) {
+    for (name, value) in members {
+        let path = format!("{path}{}", name.replace('.', "\\."));
+        match value.as_object() {
+            Some(members) => list(members, &format!("{path}."), sets),
+            // JSON is YAML, and says what is text.
+            None => sets.push(format!("{path}={value}")),
+        }
+    }
 }
 
 /// Puts a value into its place; none if there is no such place.
@@ -305,6 +338,42 @@ mod tests {
             assert_eq!(values.pointer(pointer), Some(&want), "{pointer}");
         }
         assert_eq!(values.pointer("/global/proxy/affinity"), None);
+    }
+
+    #[test]
+    fn a_file_sets_what_it_names_and_leaves_the_rest() {
+        let text = r#"
+global:
+  tag: "1.10"
+  waypoint:
+    nodeSelector: {kubernetes.io/arch: arm64}
+    resources: {limits: {memory: 1Gi}}
+  multiCluster: {clusterName: ""}
+  proxy: {}
+pilot: {replicaCount: 3, secretNames: [a, b]}
+"#;
+        let mut sets = of_file(text).unwrap();
+        sets.push("pilot.replicaCount=4".to_owned());
+        let values = with(&sets).unwrap();
+        for (pointer, want) in [
+            ("/global/tag", json!("1.10")),
+            ("/global/waypoint/nodeSelector", json!({"kubernetes.io/arch": "arm64"})),
+            ("/global/waypoint/resources/limits/memory", json!("1Gi")),
+            ("/global/waypoint/resources/requests/cpu", json!("100m")),
+            ("/global/multiCluster/clusterName", json!("")),
+            ("/global/proxy/resources/requests/cpu", json!("100m")),
+            ("/pilot/replicaCount", json!(4)),
+            ("/pilot/secretNames", json!(["a", "b"])),
+        ] {
+            assert_eq!(values.pointer(pointer), Some(&want), "{pointer}");
+        }
+        assert_eq!(of_file("# nothing\n"), Ok(Vec::new()));
+        let unknown = with(&of_file("pilot: {replicas: 2}").unwrap());
+        assert_eq!(unknown, Err(InstallError::NoValue("pilot.replicas".to_owned())));
+        let list = InstallError::File("wanted a mapping of values, not [1]".to_owned());
+        assert_eq!(of_file("[1]"), Err(list));
+        let Err(InstallError::File(broken)) = of_file("a: 1\nb: [") else { panic!("no YAML") };
+        assert!(broken.starts_with("line "), "{broken}");
     }
 
     #[test]

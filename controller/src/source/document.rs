@@ -272,7 +272,7 @@ fn describe(kind: &str, meta: &HeadMeta) -> String {
 }
 
 /// The error without the excerpt of the file: the line is told apart.
-fn message(error: &serde_saphyr::Error) -> String {
+pub(crate) fn message(error: &serde_saphyr::Error) -> String {
     let text = error.without_snippet().to_string();
     let first = text.lines().next().unwrap_or_default();
     first.split(" at line ").next().unwrap_or(first).trim().to_owned()
