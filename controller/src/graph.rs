@@ -10,6 +10,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use crate::output::{OutputKey, Table};
 use crate::settings::Mesh;
@@ -17,20 +18,35 @@ use crate::store::lookup::Lookup;
 use crate::store::{Key, Kind, Name, ReadKey, Stores};
 use crate::translate::Translator;
 
-/// One translator at one primary object.
+/// One translator at one primary object. Copies are one value in memory: each key that a task
+/// reads and each output that it makes is told who it is.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct TaskId {
-    /// Which translator.
-    pub translator: Translator,
-    /// Its primary object; empty for what concerns the whole mesh.
-    pub name: Name,
+pub struct TaskId(Arc<At>);
+
+/// Which translator, and its primary object; empty for what concerns the whole mesh.
+#[derive(Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct At {
+    translator: Translator,
+    name: Name,
+}
+
+impl TaskId {
+    fn new(translator: Translator, name: Name) -> Self {
+        Self(Arc::new(At { translator, name }))
+    }
+
+    /// The primary object; none for what concerns the whole mesh.
+    pub fn primary(&self) -> Option<Key> {
+        let kind = self.0.translator.primary()?;
+        Some(Key { kind, name: self.0.name.clone() })
+    }
 }
 
 /// What a task read and made. There are thousands, so both are kept as small as can be.
 #[derive(Debug, Default)]
 struct Task {
-    /// Each once; names are shared with [`Graph::readers`].
-    reads: Box<[ReadKey]>,
+    /// Each once; shared with [`Graph::readers`].
+    reads: Box<[Arc<ReadKey>]>,
     gives: Box<[OutputKey]>,
 }
 
@@ -39,7 +55,11 @@ struct Task {
 enum Readers {
     /// Most often; a set for one takes several times the memory.
     One(TaskId),
-    Several(HashSet<TaskId>),
+    #[expect(
+        clippy::box_collection,
+        reason = "the other variant is a word, and of those there are thousands"
+    )]
+    Several(Box<HashSet<TaskId>>),
 }
 
 impl Readers {
@@ -48,14 +68,15 @@ impl Readers {
             Self::One(id) => (Some(id), None),
             Self::Several(ids) => (None, Some(ids)),
         };
-        one.into_iter().chain(several.into_iter().flatten())
+        one.into_iter().chain(several.into_iter().flat_map(|ids| ids.iter()))
     }
 
     fn add(&mut self, id: &TaskId) {
         match self {
             Self::One(own) if own == id => {}
-            Self::One(own) => *self = Self::Several(HashSet::from([own.clone(), id.clone()])),
-            Self::Several(ids) if ids.contains(id) => {}
+            Self::One(own) => {
+                *self = Self::Several(Box::new(HashSet::from([own.clone(), id.clone()])));
+            }
             Self::Several(ids) => {
                 ids.insert(id.clone());
             }
@@ -78,7 +99,7 @@ impl Readers {
 #[derive(Debug, Default)]
 pub struct Graph {
     tasks: HashMap<TaskId, Task>,
-    readers: HashMap<ReadKey, Readers>,
+    readers: HashMap<Arc<ReadKey>, Readers>,
     /// Every output by key.
     pub table: Table,
 }
@@ -105,8 +126,7 @@ impl Graph {
     ) -> BTreeSet<OutputKey> {
         let mut due: BTreeSet<TaskId> = BTreeSet::new();
         if self.tasks.is_empty() {
-            let name = Name::new("", "");
-            due.insert(TaskId { translator: Translator::Mesh, name });
+            due.insert(TaskId::new(Translator::Mesh, Name::new("", "")));
         }
         for key in touched {
             due.extend(self.readers.get(key).into_iter().flat_map(Readers::all).cloned());
@@ -128,33 +148,34 @@ impl Graph {
         id: TaskId,
         changed: &mut BTreeSet<OutputKey>,
     ) {
+        let (id, old) = self.tasks.remove_entry(&id).unwrap_or_else(|| (id, Task::default()));
         let mut look = Lookup::new(stores, mesh);
-        let outputs = id.translator.run(&id.name, &mut look);
-        let (reads, kept) = look.finish();
-        let old = self.tasks.remove(&id).unwrap_or_default();
-        for key in old.reads.iter().filter(|key| !reads.contains(*key)) {
-            self.forget(key, &id);
+        let outputs = id.0.translator.run(&id.0.name, &mut look);
+        let (mut reads, kept) = look.finish();
+        // Mostly a task reads what it has read before.
+        let (mut noted, gone): (Vec<_>, Vec<_>) =
+            old.reads.into_iter().partition(|key| reads.remove(&**key));
+        for key in gone {
+            self.forget(&key, &id);
         }
-        let reads: Box<[_]> = reads.into_iter().map(|key| self.note(key, &id)).collect();
+        noted.extend(reads.into_iter().map(|key| self.note(key, &id)));
         let (stay, old): (Vec<_>, Vec<_>) = old.gives.into_iter().partition(|k| kept.contains(k));
         let mut gives = self.table.replace(&id, &old, outputs, changed);
         gives.extend(stay);
-        let alive = id
-            .translator
-            .primary()
-            .is_none_or(|kind| stores.object(&Key { kind, name: id.name.clone() }).is_some());
+        let alive = id.primary().is_none_or(|key| stores.object(&key).is_some());
         if alive || !gives.is_empty() {
-            self.tasks.insert(id, Task { reads, gives: gives.into() });
+            let task = Task { reads: noted.into(), gives: gives.into() };
+            self.tasks.insert(id, task);
         } else {
-            reads.iter().for_each(|key| self.forget(key, &id));
+            noted.iter().for_each(|key| self.forget(key, &id));
         }
     }
 
     /// Notes that a task reads `key`, and gives back the key as all tasks share it.
-    fn note(&mut self, key: ReadKey, id: &TaskId) -> ReadKey {
-        let known = self.readers.get_key_value(&key).map(|(known, _)| known.clone());
-        let key = known.unwrap_or(key);
-        match self.readers.entry(key.clone()) {
+    fn note(&mut self, key: ReadKey, id: &TaskId) -> Arc<ReadKey> {
+        let known = self.readers.get_key_value(&key).map(|(known, _)| Arc::clone(known));
+        let key = known.unwrap_or_else(|| Arc::new(key));
+        match self.readers.entry(Arc::clone(&key)) {
             Entry::Occupied(mut readers) => readers.get_mut().add(id),
             Entry::Vacant(nobody) => {
                 nobody.insert(Readers::One(id.clone()));
@@ -202,7 +223,7 @@ fn tasks_of(key: &Key) -> impl Iterator<Item = TaskId> {
         | Kind::ReferenceGrant => &[],
     };
     let name = key.name.clone();
-    translators.iter().map(move |translator| TaskId { translator: *translator, name: name.clone() })
+    translators.iter().map(move |translator| TaskId::new(*translator, name.clone()))
 }
 
 #[cfg(test)]

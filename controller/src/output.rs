@@ -158,8 +158,8 @@ pub enum Scope {
     Everyone,
     /// Every gateway.
     AllGateways,
-    /// These gateways.
-    Gateways(BTreeSet<Name>),
+    /// These gateways, in order.
+    Gateways(Arc<[Name]>),
     /// The agent of this node.
     Node(Arc<str>),
 }
@@ -229,9 +229,18 @@ pub enum Output {
     /// An object that runs a gateway.
     Object(Arc<Manifest>),
     /// Which listeners a route is attached to: they count it.
-    Attached(Key, Arc<[Listened]>),
+    Attached(Arc<Attachment>),
     /// What of an object is not served.
     NotServed(Arc<NotServed>),
+}
+
+/// A route, and the listeners that count it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attachment {
+    /// The route.
+    pub route: Key,
+    /// Those that it is attached to.
+    pub listeners: Box<[Listened]>,
 }
 
 /// A Gateway or ListenerSet, and the name of one of its listeners.
@@ -261,7 +270,7 @@ impl Output {
             }
             Self::Status(status) => OutputKey::Status(status.key.clone()),
             Self::Object(manifest) => OutputKey::Object(manifest.key.clone()),
-            Self::Attached(route, _) => OutputKey::Attached(route.clone()),
+            Self::Attached(one) => OutputKey::Attached(one.route.clone()),
             Self::NotServed(told) => OutputKey::NotServed(told.key.clone()),
         }
     }
@@ -340,9 +349,7 @@ impl Table {
     pub fn not_served(&self) -> Vec<&NotServed> {
         let told = self.all().filter_map(|(_, output)| match output {
             Output::NotServed(told) => Some(told.as_ref()),
-            Output::Config(_) | Output::Status(_) | Output::Object(_) | Output::Attached(..) => {
-                None
-            }
+            Output::Config(_) | Output::Status(_) | Output::Object(_) | Output::Attached(_) => None,
         });
         let mut told: Vec<_> = told.collect();
         told.sort_by(|a, b| a.key.cmp(&b.key));
@@ -403,8 +410,8 @@ impl Table {
 
     /// A route that came or went changes the statuses of those that count it.
     fn recount(&mut self, output: Option<Output>, by: isize, changed: &mut BTreeSet<OutputKey>) {
-        let Some(Output::Attached(_, listeners)) = output else { return };
-        for listener in listeners.iter() {
+        let Some(Output::Attached(attachment)) = output else { return };
+        for listener in &attachment.listeners {
             let count = self.attached.entry(listener.clone()).or_default();
             *count = count.saturating_add_signed(by);
             if *count == 0 {

@@ -146,7 +146,7 @@ pub(crate) fn doubtful(table: &Table) -> BTreeSet<Name> {
         Output::Status(_)
         | Output::Config(_)
         | Output::Object(_)
-        | Output::Attached(..)
+        | Output::Attached(_)
         | Output::NotServed(_) => None,
     });
     names.collect()

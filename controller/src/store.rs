@@ -178,7 +178,7 @@ macro_rules! kinds {
                 match self { $(Self::$kind(object) => serde_json::to_value(object.as_ref()),)* }
             }
 
-            fn indices(&self) -> Vec<(Index, Arc<str>)> {
+            fn indices(&self) -> Vec<Value> {
                 match self { $(Self::$kind(object) => index::of(object.as_ref()),)* }
             }
         }
@@ -197,14 +197,14 @@ macro_rules! kinds {
         })*
 
         impl Stores {
-            fn swap(&mut self, key: &Key, object: Option<Object>) -> Option<Object> {
+            fn swap(&mut self, key: &Key, object: Option<Object>, values: Change<'_>) {
                 match (key.kind, object) {
                     $(
                         (Kind::$kind, Some(Object::$kind(object))) =>
-                            self.$field.put(key.name.clone(), object).map(Object::$kind),
-                        (Kind::$kind, None) => self.$field.remove(&key.name).map(Object::$kind),
+                            self.$field.put(key.name.clone(), object, values),
+                        (Kind::$kind, None) => self.$field.remove(&key.name, values),
                     )*
-                    (_, Some(object)) => Some(object),
+                    (_, Some(_)) => {}
                 }
             }
 
@@ -300,20 +300,22 @@ impl Stores {
     /// An object equal to the one it replaces touches nothing.
     pub fn put(&mut self, object: Object) -> Vec<ReadKey> {
         let key = object.key();
-        let new = object.indices();
-        let old = self.swap(&key, Some(object.clone()));
+        let old = self.object(&key);
         if old.as_ref() == Some(&object) {
             return Vec::new();
         }
+        let old = old.map(|old| old.indices()).unwrap_or_default();
+        let new = object.indices();
+        self.swap(&key, Some(object), Change { old: &old, new: &new });
         touched(key, old, new)
     }
 
     /// Forgets the object of `key`; returns the read keys that this touched.
     pub fn remove(&mut self, key: &Key) -> Vec<ReadKey> {
-        match self.swap(key, None) {
-            Some(old) => touched(key.clone(), Some(old), Vec::new()),
-            None => Vec::new(),
-        }
+        let Some(old) = self.object(key) else { return Vec::new() };
+        let old = old.indices();
+        self.swap(key, None, Change { old: &old, new: &[] });
+        touched(key.clone(), old, Vec::new())
     }
 
     /// All objects of a type, in order of their names.
@@ -335,12 +337,21 @@ impl Stores {
 }
 
 /// The keys that a change of one object touches: its own, and the index values it left or took.
-fn touched(key: Key, old: Option<Object>, new: Vec<(Index, Arc<str>)>) -> Vec<ReadKey> {
+fn touched(key: Key, old: Vec<Value>, new: Vec<Value>) -> Vec<ReadKey> {
     let kind = key.kind;
-    let old = old.map(|object| object.indices()).unwrap_or_default();
     let values: BTreeSet<_> = old.into_iter().chain(new).collect();
     let indices = values.into_iter().map(|(index, value)| ReadKey::Index(kind, index, value));
     std::iter::once(ReadKey::Object(key)).chain(indices).collect()
+}
+
+/// A value under which an object can be found.
+type Value = (Index, Arc<str>);
+
+/// The values of an object before and after it changed.
+#[derive(Clone, Copy)]
+struct Change<'a> {
+    old: &'a [Value],
+    new: &'a [Value],
 }
 
 /// Objects of one type by name, with indices.
@@ -357,25 +368,36 @@ impl<K> Default for Store<K> {
 }
 
 impl<K: Stored> Store<K> {
-    fn put(&mut self, name: Name, object: Arc<K>) -> Option<Arc<K>> {
-        let old = self.remove(&name);
-        for (index, value) in index::of(object.as_ref()) {
-            self.indices.entry(index).or_default().entry(value).or_default().insert(name.clone());
-        }
+    fn put(&mut self, name: Name, object: Arc<K>, values: Change<'_>) {
+        self.index(&name, values);
         self.by_name.insert(name, object);
-        old
     }
 
-    fn remove(&mut self, name: &Name) -> Option<Arc<K>> {
-        let old = self.by_name.remove(name)?;
-        for (index, value) in index::of(old.as_ref()) {
-            let Some(values) = self.indices.get_mut(&index) else { continue };
-            let Some(names) = values.get_mut(&value) else { continue };
+    fn remove(&mut self, name: &Name, values: Change<'_>) {
+        self.by_name.remove(name);
+        self.index(name, values);
+    }
+
+    /// Files an object under its new values; those that stay are not touched.
+    fn index(&mut self, name: &Name, Change { old, new }: Change<'_>) {
+        for (index, value) in old.iter().filter(|value| !new.contains(value)) {
+            let Some(values) = self.indices.get_mut(index) else { continue };
+            let Some(names) = values.get_mut(value) else { continue };
             names.remove(name);
             if names.is_empty() {
-                values.remove(&value);
+                values.remove(value);
             }
         }
-        Some(old)
+        for (index, value) in new.iter().filter(|value| !old.contains(value)) {
+            let values = self.indices.entry(*index).or_default();
+            match values.get_mut(value) {
+                Some(names) => {
+                    names.insert(name.clone());
+                }
+                None => {
+                    values.insert(Arc::clone(value), BTreeSet::from([name.clone()]));
+                }
+            }
+        }
     }
 }

@@ -275,29 +275,30 @@ plain!(
     }
 );
 plain!(
-    /// One filter: `type` says which of the members is meant.
+    /// One filter: `type` says which of the members is meant. The others are absent, and take
+    /// no room.
     Filter {
         /// Name of the filter.
         #[serde(rename = "type")]
         kind: String,
         /// Edits of request headers.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        request_header_modifier: Option<HeaderModifier>,
+        request_header_modifier: Option<Box<HeaderModifier>>,
         /// Edits of response headers.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        response_header_modifier: Option<HeaderModifier>,
+        response_header_modifier: Option<Box<HeaderModifier>>,
         /// Copies of the request.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        request_mirror: Option<Mirror>,
+        request_mirror: Option<Box<Mirror>>,
         /// An answer that points elsewhere.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        request_redirect: Option<Redirect>,
+        request_redirect: Option<Box<Redirect>>,
         /// Another host or path.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        url_rewrite: Option<Rewrite>,
+        url_rewrite: Option<Box<Rewrite>>,
         /// Cross-origin answers.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        cors: Option<Cors>,
+        cors: Option<Box<Cors>>,
         /// A filter outside Gateway API: not served.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         #[schemars(skip)]

@@ -197,9 +197,7 @@ fn printed(graph: &Graph) -> Vec<String> {
     let doubtful = provision::doubtful(&graph.table);
     let stays = |output: &Output| match output {
         Output::Object(manifest) => doubtful.contains(&manifest.owner),
-        Output::Config(_) | Output::Status(_) | Output::Attached(..) | Output::NotServed(_) => {
-            false
-        }
+        Output::Config(_) | Output::Status(_) | Output::Attached(_) | Output::NotServed(_) => false,
     };
     let known = graph.table.all().filter(|(_, output)| !stays(output));
     let mut all: Vec<_> = known.map(|(key, output)| format!("{key:?} {output:?}")).collect();

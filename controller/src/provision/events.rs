@@ -94,7 +94,7 @@ fn all(state: &State) -> BTreeSet<Key> {
 async fn write(hub: &Hub, cluster: &Cluster, key: &Key) -> kube::Result<()> {
     let told = match hub.read().graph.table.get(&OutputKey::NotServed(key.clone())) {
         Some(Output::NotServed(told)) => Arc::clone(told),
-        Some(Output::Config(_) | Output::Status(_) | Output::Object(_) | Output::Attached(..))
+        Some(Output::Config(_) | Output::Status(_) | Output::Object(_) | Output::Attached(_))
         | None => return Ok(()),
     };
     // The kind may be going: its objects go with it.

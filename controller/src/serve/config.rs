@@ -135,7 +135,7 @@ impl Published {
         if revision + 1 < oldest && revision < self.revision {
             return None;
         }
-        let newer = self.log.iter().filter(|(at, _)| *at > revision);
+        let newer = self.log.iter().rev().take_while(|(at, _)| *at > revision);
         let names: BTreeSet<_> = newer.flat_map(|(_, names)| names.iter().cloned()).collect();
         Some(names.into_iter().collect())
     }

@@ -66,7 +66,9 @@ impl Role {
     fn needs(&self, scope: &Scope) -> bool {
         match (scope, self) {
             (Scope::Everyone, _) | (Scope::AllGateways, Self::Gateway(_)) => true,
-            (Scope::Gateways(wanted), Self::Gateway(own)) => !wanted.is_disjoint(own),
+            (Scope::Gateways(wanted), Self::Gateway(own)) => {
+                wanted.iter().any(|gateway| own.contains(gateway))
+            }
             (Scope::Node(node), Self::Agent(own)) => node == own,
             (Scope::AllGateways | Scope::Gateways(_), Self::Tunnel | Self::Agent(_))
             | (Scope::Node(_), Self::Tunnel | Self::Gateway(_)) => false,

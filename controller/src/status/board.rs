@@ -47,7 +47,7 @@ impl Entry {
         let truth = Truth { acked, rejected, now: moment.now };
         let value = render::render(&self.wanted, &self.attached, truth, &mut self.seen);
         let mut digest = DefaultHasher::new();
-        value.to_string().hash(&mut digest);
+        value.hash(&mut digest);
         let told = Some(digest.finish());
         std::mem::replace(&mut self.told, told) != told
     }

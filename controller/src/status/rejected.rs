@@ -115,10 +115,7 @@ impl Known<'_> {
     /// The objects that a resource is made of.
     fn made(self, family: Family, name: &str) -> Vec<(Key, Part)> {
         let makers = self.table.makers(&OutputKey::Config(family, name.into()));
-        let keys = makers.into_iter().filter_map(|id| {
-            let kind = id.translator.primary()?;
-            Some((Key { kind, name: id.name.clone() }, Part::All))
-        });
+        let keys = makers.into_iter().filter_map(|id| Some((id.primary()?, Part::All)));
         keys.collect()
     }
 

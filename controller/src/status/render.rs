@@ -6,8 +6,9 @@
 //! stays as it is. Pure; the caller brings the time.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::rejected::Rejection;
 use super::{Body, Condition, ListenerStatus, ParentStatus, Status};
@@ -73,46 +74,53 @@ pub fn render(
     truth: Truth<'_>,
     seen: &mut Seen,
 ) -> Value {
-    let old = std::mem::take(seen);
+    // Mostly there are as many conditions as before, and no room is left over.
+    let old = std::mem::replace(seen, Vec::with_capacity(seen.len()));
     let mut pen = Pen { generation: status.generation, truth, old, new: seen };
     match &status.body {
-        Body::Conditions(conditions) => json!({ "conditions": pen.all("", conditions) }),
+        Body::Conditions(conditions) => object([("conditions", pen.all("", conditions))]),
         Body::Entry { conditions, addresses } => {
             let conditions = pen.all("", conditions);
-            let addresses: Vec<_> = addresses
-                .iter()
-                .map(|(host, address)| json!({ "value": address, "host": host }))
-                .collect();
-            json!({ "conditions": conditions, "addresses": addresses })
+            let address = |(host, address): &(String, IpAddr)| {
+                object([("value", address.to_string().into()), ("host", host.as_str().into())])
+            };
+            let addresses = addresses.iter().map(address).collect();
+            object([("conditions", conditions), ("addresses", addresses)])
         }
         Body::Class { conditions, features } => {
-            let features: Vec<_> = features.iter().map(|name| json!({ "name": name })).collect();
-            json!({ "conditions": pen.all("", conditions), "supportedFeatures": features })
+            let features = features.iter().map(|name| object([("name", (*name).into())])).collect();
+            object([("conditions", pen.all("", conditions)), ("supportedFeatures", features)])
         }
         Body::Gateway { conditions, addresses, listeners, sets } => {
-            let addresses: Vec<_> = addresses
-                .iter()
-                .map(|(kind, value)| json!({ "type": kind, "value": value }))
-                .collect();
-            let listeners: Vec<_> =
+            let address = |(kind, value): &(&str, String)| {
+                object([("type", (*kind).into()), ("value", value.as_str().into())])
+            };
+            let listeners =
                 listeners.iter().map(|listener| pen.listener(listener, attached)).collect();
-            let conditions = pen.all("", conditions);
-            json!({
-                "addresses": addresses, "conditions": conditions, "listeners": listeners,
-                "attachedListenerSets": sets,
-            })
+            object([
+                ("addresses", addresses.iter().map(address).collect()),
+                ("conditions", pen.all("", conditions)),
+                ("listeners", listeners),
+                ("attachedListenerSets", (*sets).into()),
+            ])
         }
         Body::Set { conditions, listeners } => {
-            let listeners: Vec<_> =
+            let listeners =
                 listeners.iter().map(|listener| pen.listener(listener, attached)).collect();
-            json!({ "conditions": pen.all("", conditions), "listeners": listeners })
+            object([("conditions", pen.all("", conditions)), ("listeners", listeners)])
         }
         Body::Parents { fields: (list, reference), parents } => {
-            let entries: Vec<_> =
+            let entries =
                 (0..).zip(parents).map(|(at, parent)| pen.parent(at, reference, parent)).collect();
-            json!({ (*list): entries })
+            object([(*list, entries)])
         }
     }
+}
+
+/// An object of these fields. `json!` copies each value that it is given, and so on every level
+/// all that lies below.
+pub(super) fn object<const N: usize>(fields: [(&str, Value); N]) -> Value {
+    Value::Object(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
 }
 
 struct Pen<'a> {
@@ -123,7 +131,7 @@ struct Pen<'a> {
 }
 
 impl Pen<'_> {
-    fn all(&mut self, at: &str, conditions: &[Condition]) -> Vec<Value> {
+    fn all(&mut self, at: &str, conditions: &[Condition]) -> Value {
         let rejected = self.truth.rejected.and_then(Rejection::of_object);
         conditions.iter().map(|condition| self.one(at, condition, rejected)).collect()
     }
@@ -144,40 +152,39 @@ impl Pen<'_> {
             Some(was) if was.status == status => was.since.clone(),
             _ => self.truth.now.into(),
         };
-        self.new.push(Was { at, status, since: since.clone() });
-        let mut value = json!({
-            "type": condition.kind, "status": status, "reason": reason, "message": message,
-            "lastTransitionTime": since,
-        });
+        let mut value = object([
+            ("type", condition.kind.into()),
+            ("status", status.into()),
+            ("reason", reason.into()),
+            ("message", message.into()),
+            ("lastTransitionTime", (*since).into()),
+        ]);
         if let (Some(generation), Some(fields)) = (self.generation, value.as_object_mut()) {
             fields.insert("observedGeneration".to_owned(), generation.into());
         }
+        self.new.push(Was { at, status, since });
         value
     }
 
     fn listener(&mut self, listener: &ListenerStatus, attached: &BTreeMap<String, usize>) -> Value {
-        let kinds: Vec<_> = listener
-            .kinds
-            .iter()
-            .map(|kind| json!({ "group": api::GATEWAY_GROUP, "kind": kind }))
-            .collect();
+        let kind =
+            |kind: &&str| object([("group", api::GATEWAY_GROUP.into()), ("kind", (*kind).into())]);
         let rejected = self.truth.rejected.and_then(|one| one.of_listener(&listener.name));
         let conditions = listener.conditions.iter();
-        let conditions: Vec<_> =
-            conditions.map(|one| self.one(&listener.name, one, rejected)).collect();
-        json!({
-            "name": listener.name,
-            "attachedRoutes": attached.get(&listener.name).copied().unwrap_or(0),
-            "supportedKinds": kinds,
-            "conditions": conditions,
-        })
+        let conditions = conditions.map(|one| self.one(&listener.name, one, rejected)).collect();
+        object([
+            ("name", listener.name.as_str().into()),
+            ("attachedRoutes", attached.get(&listener.name).copied().unwrap_or(0).into()),
+            ("supportedKinds", listener.kinds.iter().map(kind).collect()),
+            ("conditions", conditions),
+        ])
     }
 
     fn parent(&mut self, at: usize, reference: &str, parent: &ParentStatus) -> Value {
-        json!({
-            (reference): parent.reference.value(),
-            "controllerName": parent.controller,
-            "conditions": self.all(&at.to_string(), &parent.conditions),
-        })
+        object([
+            (reference, parent.reference.value()),
+            ("controllerName", parent.controller.into()),
+            ("conditions", self.all(&at.to_string(), &parent.conditions)),
+        ])
     }
 }

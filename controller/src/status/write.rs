@@ -100,7 +100,7 @@ async fn write(hub: &Hub, cluster: &Cluster, key: &Key) -> kube::Result<()> {
             return Ok(());
         };
         let wanted = hub.read().board.get(key);
-        let Some(patch) = merge::patch(key.kind, wanted.as_ref(), &standing) else {
+        let Some(patch) = merge::patch(key.kind, wanted, &standing) else {
             return Ok(());
         };
         let name = &key.name.name;

@@ -61,7 +61,8 @@ fn without_targets(
         let scope = Scope::Targets(selected.gateways.iter().map(target).collect());
         let policy = policy(name, object, scope, (&mut at_gateways, look.mesh()));
         let resource = Plane::GatewayAuthorization(policy.into());
-        outputs.push(Config::plane(resource, output::Scope::Gateways(selected.gateways)));
+        let gateways = selected.gateways.into_iter().collect();
+        outputs.push(Config::plane(resource, output::Scope::Gateways(gateways)));
     }
     let mut notes = Notes::default();
     let policy = policy(name, object, own_scope(object, look), (&mut notes, look.mesh()));

@@ -166,7 +166,8 @@ pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
     let read = read(&name.namespace, &name.name, secret);
     match read {
         Ok(secret) => {
-            vec![Config::plane(Plane::Secret(secret.into()), Scope::Gateways(gateways))]
+            let scope = Scope::Gateways(gateways.into_iter().collect());
+            vec![Config::plane(Plane::Secret(secret.into()), scope)]
         }
         // Proxies go on with what they had; their listeners say what is wrong.
         Err(_) => {

@@ -12,6 +12,7 @@ use routing::filter::{
     Scheme,
 };
 use routing::matching::HostPattern;
+use routing::wire::each;
 
 use super::backend::{self, Problem};
 use super::reference_grant::From;
@@ -29,7 +30,7 @@ pub fn read(
     look: &mut Lookup<'_>,
     problem: &mut Problem,
 ) -> Result<Vec<Filter>, String> {
-    filters.iter().map(|filter| read_one(filter, from, look, problem)).collect()
+    each(filters, |filter| read_one(filter, from, look, problem))
 }
 
 fn read_one(
@@ -73,13 +74,13 @@ fn read_one(
 }
 
 fn modifier(change: &api::HeaderModifier) -> Result<HeaderModifier, String> {
-    let pairs = |headers: &[api::NamedValue]| -> Result<Vec<(HeaderName, HeaderValue)>, String> {
-        headers.iter().map(|header| Ok((name(&header.name)?, value(&header.value)?))).collect()
+    let pair = |header: &api::NamedValue| -> Result<(HeaderName, HeaderValue), String> {
+        Ok((name(&header.name)?, value(&header.value)?))
     };
     Ok(HeaderModifier {
-        set: pairs(&change.set)?,
-        add: pairs(&change.add)?,
-        remove: change.remove.iter().map(|text| name(text)).collect::<Result<_, _>>()?,
+        set: each(&change.set, pair)?,
+        add: each(&change.add, pair)?,
+        remove: each(&change.remove, |text| name(text))?,
     })
 }
 
@@ -172,7 +173,7 @@ fn cors(cors: &api::Cors) -> Result<Cors, String> {
     // The API's own default; a longer cache would outlive an edit.
     let max_age = cors.max_age.unwrap_or(5);
     Ok(Cors {
-        allow_origins: cors.allow_origins.iter().map(origin).collect::<Result<_, _>>()?,
+        allow_origins: each(&cors.allow_origins, origin)?,
         allow_credentials: cors.allow_credentials.unwrap_or(false),
         allow_methods: list(&cors.allow_methods),
         allow_headers: list(&cors.allow_headers),

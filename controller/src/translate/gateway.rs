@@ -51,7 +51,7 @@ pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
     let client = client_certificate(object, look);
     let mut outputs = Vec::new();
 
-    let only = || Scope::Gateways(BTreeSet::from([name.clone()]));
+    let only = || Scope::Gateways([name.clone()].into());
     outputs.extend(
         settings(object, class, client.as_ref(), look.mesh())
             .map(|settings| Config::plane(Plane::Gateway(Arc::new(settings)), only())),

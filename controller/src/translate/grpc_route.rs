@@ -6,6 +6,7 @@
 
 use routing::matching::{GrpcMatch, PathMatch, RequestMatch, TextMatch};
 use routing::route::RouteKind;
+use routing::wire::each;
 
 use super::attach::Route;
 use super::route::{self, Parts, Reader};
@@ -32,7 +33,7 @@ pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
 fn read(rule: &written::GrpcRule, reader: &mut Reader<'_, '_>) -> Result<Parts, String> {
     Ok(Parts {
         name: rule.name.as_deref().map(Into::into),
-        matches: rule.matches.iter().map(read_match).collect::<Result<_, _>>()?,
+        matches: each(&rule.matches, read_match)?,
         filters: reader.filters(&rule.filters)?,
         backends: reader.backends(&rule.backend_refs)?,
         ..Parts::default()

@@ -11,6 +11,7 @@ use policy::duration::parse_duration;
 use routing::filter::{Filter, PathModifier, Redirect, Rewrite};
 use routing::matching::{PathMatch, QueryMatch, RequestMatch};
 use routing::route::{Retry, RouteKind, Timeouts};
+use routing::wire::each;
 
 use super::attach::Route;
 use super::route::{self, Parts, Reader};
@@ -38,7 +39,7 @@ pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
 }
 
 fn read(rule: &written::HttpRule, reader: &mut Reader<'_, '_>) -> Result<Parts, String> {
-    let matches = rule.matches.iter().map(read_match).collect::<Result<Vec<_>, _>>()?;
+    let matches = each(&rule.matches, read_match)?;
     let filters = reader.filters(&rule.filters)?;
     let backends = reader.backends(&rule.backend_refs)?;
     let all = filters.iter().chain(backends.iter().flat_map(|backend| &backend.filters));
@@ -141,7 +142,7 @@ fn retry(written: &written::Retry) -> Result<Retry, String> {
     };
     Ok(Retry {
         attempts,
-        codes: written.codes.iter().map(code).collect::<Result<_, _>>()?,
+        codes: each(&written.codes, code)?,
         backoff: written.backoff.as_deref().map(duration).transpose()?.unwrap_or(BACKOFF),
         asked: true,
     })

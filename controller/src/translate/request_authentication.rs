@@ -34,7 +34,7 @@ pub fn run(name: &Name, look: &mut Lookup<'_>) -> Vec<Output> {
     let (targets, scope) = if refs.is_empty() {
         let selected = selected(name, object, look, &mut notes);
         let target = |gateway: &Name| Target::Gateway(gateway.to_string().into());
-        (selected.iter().map(target).collect(), Scope::Gateways(selected))
+        (selected.iter().map(target).collect(), Scope::Gateways(selected.into_iter().collect()))
     } else {
         if object.spec.selector.is_some() {
             notes.refuse("Invalid", "selector and targetRefs exclude each other");

@@ -6,7 +6,6 @@
 //! (its last good version stays, and the route is told). The kinds differ in [`super::http_route`],
 //! [`super::grpc_route`] and [`super::l4_route`].
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use routing::delta::Resource as Plane;
@@ -19,7 +18,8 @@ use super::backend::{self, Problem};
 use super::filters;
 use super::reference_grant::From;
 use crate::api::gateway as written;
-use crate::output::{Config, Family, Output, OutputKey, Scope};
+use crate::output::{Attachment, Config, Family, Output, OutputKey, Scope};
+use crate::store::Name;
 use crate::store::lookup::Lookup;
 
 /// What a kind of route reads of one of its rules.
@@ -113,13 +113,13 @@ pub fn outputs<R>(
     if matches!(rules, Rules::NoneServed(_)) {
         return outputs;
     }
-    outputs.push(Output::Attached(route.key(), attached.listeners.into_iter().collect()));
+    let listeners = attached.listeners.into_iter().collect();
+    outputs.push(Output::Attached(Arc::new(Attachment { route: route.key(), listeners })));
     if !attached.gateways.is_empty() {
-        let scope = |gateways: &BTreeSet<_>| Scope::Gateways(gateways.clone());
+        let gateways: Arc<[Name]> = attached.gateways.into_iter().collect();
+        let scope = || Scope::Gateways(Arc::clone(&gateways));
         outputs.extend(
-            served
-                .into_iter()
-                .map(|rule| Config::plane(Plane::Rule(Arc::new(rule)), scope(&attached.gateways))),
+            served.into_iter().map(|rule| Config::plane(Plane::Rule(Arc::new(rule)), scope())),
         );
     }
     outputs
@@ -128,7 +128,7 @@ pub fn outputs<R>(
 fn resource(route: Route<'_>, index: u32, parts: Parts, attached: &Attached) -> Rule {
     let Parts { name, mut matches, filters, backends, timeouts, retry } = parts;
     if matches.is_empty() && matches!(route.kind, RouteKind::Http | RouteKind::Grpc) {
-        matches.push(RequestMatch::any());
+        matches = vec![RequestMatch::any()];
     }
     Rule {
         name: rule_name(route, index),

@@ -101,7 +101,7 @@ impl Edited {
         let key = OutputKey::Object(Key { kind, name: Name::new(namespace, name) });
         match self.graph.table.get(&key)? {
             Output::Object(manifest) => Some(&manifest.value),
-            Output::Config(_) | Output::Status(_) | Output::Attached(..) | Output::NotServed(_) => {
+            Output::Config(_) | Output::Status(_) | Output::Attached(_) | Output::NotServed(_) => {
                 None
             }
         }
@@ -176,7 +176,7 @@ impl Made {
     pub(crate) fn object(&self, kind: Kind) -> Option<&serde_json::Value> {
         self.0.iter().find_map(|output| match output {
             Output::Object(manifest) => (manifest.key.kind == kind).then_some(&manifest.value),
-            Output::Config(_) | Output::Status(_) | Output::Attached(..) | Output::NotServed(_) => {
+            Output::Config(_) | Output::Status(_) | Output::Attached(_) | Output::NotServed(_) => {
                 None
             }
         })
@@ -185,7 +185,7 @@ impl Made {
     pub(crate) fn status(&self) -> &Status {
         let found = self.0.iter().find_map(|output| match output {
             Output::Status(status) => Some(&**status),
-            Output::Config(_) | Output::Object(_) | Output::Attached(..) | Output::NotServed(_) => {
+            Output::Config(_) | Output::Object(_) | Output::Attached(_) | Output::NotServed(_) => {
                 None
             }
         });
@@ -198,7 +198,7 @@ impl Made {
                 Resource::Plane(plane) => Some((plane, &config.scope)),
                 Resource::NodePod(_) | Resource::Roots(_) => None,
             },
-            Output::Status(_) | Output::Object(_) | Output::Attached(..) | Output::NotServed(_) => {
+            Output::Status(_) | Output::Object(_) | Output::Attached(_) | Output::NotServed(_) => {
                 None
             }
         })
@@ -275,8 +275,9 @@ impl Made {
     pub(crate) fn attached(&self) -> Vec<String> {
         let mut sections = Vec::new();
         for output in &self.0 {
-            if let Output::Attached(_, listeners) = output {
-                sections.extend(listeners.iter().map(|(owner, at)| format!("{}/{at}", owner.name)));
+            if let Output::Attached(one) = output {
+                let at = one.listeners.iter();
+                sections.extend(at.map(|(owner, at)| format!("{}/{at}", owner.name)));
             }
         }
         sections

@@ -5,10 +5,11 @@
 //! Owns: entries and conditions of other controllers stay; a condition keeps its time while its
 //! status stays, over restarts too; what stands already is not written again.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::api;
 use crate::source::kubernetes::Standing;
+use crate::status::render::object;
 use crate::store::Kind;
 
 /// Lists with one entry for each controller and parent.
@@ -17,14 +18,14 @@ const LISTS: [&str; 2] = ["parents", "ancestors"];
 const OURS: [&str; 3] = ["istio.io/WaypointBound", "Accepted", "PartiallyInvalid"];
 
 /// The merge patch that brings the status to `wanted`; none if it stands.
-pub(super) fn patch(kind: Kind, wanted: Option<&Value>, standing: &Standing) -> Option<Value> {
+pub(super) fn patch(kind: Kind, wanted: Option<Value>, standing: &Standing) -> Option<Value> {
     let before = &standing.status;
     let mut shared = shares(kind);
     let mut fields = Map::new();
-    match wanted.and_then(Value::as_object) {
-        Some(wanted) => {
+    match wanted {
+        Some(Value::Object(wanted)) => {
             for (name, value) in wanted {
-                let old = before.get(name);
+                let old = before.get(&name);
                 let new = match name.as_str() {
                     "parents" | "ancestors" => {
                         shared = true;
@@ -32,20 +33,20 @@ pub(super) fn patch(kind: Kind, wanted: Option<&Value>, standing: &Standing) -> 
                     }
                     "conditions" => conditions(value, old, shares(kind).then(|| ours(kind))),
                     "listeners" => listeners(value, old),
-                    _ => value.clone(),
+                    _ => value,
                 };
-                fields.insert(name.clone(), new);
+                fields.insert(name, new);
             }
         }
-        None => {
+        Some(_) | None => {
             shared = true;
             for name in LISTS {
                 if let Some(old) = before.get(name) {
-                    fields.insert(name.to_owned(), entries(&Value::Null, Some(old)));
+                    fields.insert(name.to_owned(), entries(Value::Null, Some(old)));
                 }
             }
             if let (true, Some(old)) = (shares(kind), before.get("conditions")) {
-                let kept = conditions(&Value::Null, Some(old), Some(ours(kind)));
+                let kept = conditions(Value::Null, Some(old), Some(ours(kind)));
                 fields.insert("conditions".to_owned(), kept);
             }
         }
@@ -57,12 +58,15 @@ pub(super) fn patch(kind: Kind, wanted: Option<&Value>, standing: &Standing) -> 
     if stands {
         return None;
     }
-    let mut patch = json!({ "status": fields });
+    let status = Value::Object(fields);
     // Others write the same list: the write counts only for what was read.
-    if let (true, Some(version), Some(patch)) = (shared, &standing.version, patch.as_object_mut()) {
-        patch.insert("metadata".to_owned(), json!({ "resourceVersion": &**version }));
-    }
-    Some(patch)
+    Some(match &standing.version {
+        Some(version) if shared => {
+            let version = object([("resourceVersion", (**version).into())]);
+            object([("status", status), ("metadata", version)])
+        }
+        Some(_) | None => object([("status", status)]),
+    })
 }
 
 /// Tells whether others write conditions of such objects.
@@ -79,64 +83,75 @@ fn list(value: Option<&Value>) -> impl Iterator<Item = &Value> {
     value.and_then(Value::as_array).into_iter().flatten()
 }
 
+/// The entries of a list; none of what is no list.
+fn taken(value: Value) -> Vec<Value> {
+    match value {
+        Value::Array(all) => all,
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_) => {
+            Vec::new()
+        }
+    }
+}
+
 /// Entries of others as they stand, then ours.
-fn entries(wanted: &Value, old: Option<&Value>) -> Value {
+fn entries(wanted: Value, old: Option<&Value>) -> Value {
     let controller = |entry: &Value| {
         let name = entry.get("controllerName").and_then(Value::as_str).unwrap_or_default();
         api::class_of_controller(name).is_some()
     };
     let foreign = list(old).filter(|entry| !controller(entry)).cloned();
-    let ours = list(Some(wanted)).map(|entry| {
+    let ours = taken(wanted).into_iter().map(|entry| {
         let same = |old: &&Value| {
             ["parentRef", "ancestorRef", "controllerName"]
                 .iter()
                 .all(|field| old.get(field) == entry.get(field))
         };
-        with_conditions(entry, list(old).find(same))
+        let before = list(old).find(same);
+        with_conditions(entry, before)
     });
     foreign.chain(ours).collect()
 }
 
-fn listeners(wanted: &Value, old: Option<&Value>) -> Value {
-    let listener = |entry: &Value| {
+fn listeners(wanted: Value, old: Option<&Value>) -> Value {
+    let listener = |entry: Value| {
         let same = |old: &&Value| old.get("name") == entry.get("name");
-        with_conditions(entry, list(old).find(same))
+        let before = list(old).find(same);
+        with_conditions(entry, before)
     };
-    list(Some(wanted)).map(listener).collect()
+    taken(wanted).into_iter().map(listener).collect()
 }
 
-fn with_conditions(entry: &Value, old: Option<&Value>) -> Value {
-    let mut entry = entry.clone();
+fn with_conditions(mut entry: Value, old: Option<&Value>) -> Value {
     if let Some(own) = entry.get_mut("conditions") {
-        *own = conditions(own, old.and_then(|old| old.get("conditions")), None);
+        *own = conditions(own.take(), old.and_then(|old| old.get("conditions")), None);
     }
     entry
 }
 
 /// Our conditions with the times that stand; with those of others, if `ours` tells them apart.
-fn conditions(wanted: &Value, old: Option<&Value>, ours: Option<&[&str]>) -> Value {
+fn conditions(wanted: Value, old: Option<&Value>, ours: Option<&[&str]>) -> Value {
     let find = |kind: Option<&Value>| list(old).find(|old| old.get("type") == kind);
-    let told = list(Some(wanted)).map(|condition| {
-        find(condition.get("type")).map_or(condition.clone(), |old| since(condition, old))
-    });
+    let wanted = taken(wanted);
     let mine = |kind: Option<&Value>| {
         let known =
             |ours: &[&str]| kind.and_then(Value::as_str).is_some_and(|kind| ours.contains(&kind));
-        ours.is_none_or(known) || list(Some(wanted)).any(|wanted| wanted.get("type") == kind)
+        ours.is_none_or(known) || wanted.iter().any(|wanted| wanted.get("type") == kind)
     };
     let foreign = list(old).filter(|old| !mine(old.get("type"))).cloned();
-    foreign.chain(told).collect()
+    let foreign: Vec<Value> = foreign.collect();
+    let told = wanted.into_iter().map(|condition| match find(condition.get("type")) {
+        Some(old) => since(condition, old),
+        None => condition,
+    });
+    foreign.into_iter().chain(told).collect()
 }
 
 /// A condition that follows one that stands.
-fn since(wanted: &Value, old: &Value) -> Value {
-    let text =
-        |value: &Value, field: &str| value.get(field).and_then(Value::as_str).map(str::to_owned);
-    let mut condition = wanted.clone();
+fn since(mut condition: Value, old: &Value) -> Value {
     let Some(fields) = condition.as_object_mut() else { return condition };
+    let status = |of: Option<&Value>, text: &str| of.and_then(Value::as_str) == Some(text);
     // After a start it is not known yet what the proxies have: what was true stays so.
-    let unknown = text(wanted, "status").as_deref() == Some("Unknown");
-    if unknown && text(old, "status").as_deref() == Some("True") {
+    if status(fields.get("status"), "Unknown") && status(old.get("status"), "True") {
         for field in ["status", "reason", "message"] {
             fields.insert(field.to_owned(), old.get(field).cloned().unwrap_or_default());
         }

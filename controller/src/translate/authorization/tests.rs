@@ -123,7 +123,8 @@ fn a_policy_without_targets_goes_to_the_ingress_gateways_that_it_selects() {
             assert!(want.is_empty(), "{namespace} {spec}: no gateway, wanted {want:?}");
             continue;
         };
-        assert_eq!(scope, output::Scope::Gateways(want.clone()), "{namespace} {spec}");
+        let gateways = want.iter().cloned().collect();
+        assert_eq!(scope, output::Scope::Gateways(gateways), "{namespace} {spec}");
         let targets: Vec<_> =
             want.iter().map(|name| Target::Gateway(name.to_string().into())).collect();
         assert_eq!(policy.scope, Scope::Targets(targets), "{namespace} {spec}");

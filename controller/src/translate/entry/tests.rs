@@ -26,7 +26,7 @@ fn planes(made: &Made) -> impl Iterator<Item = &Plane> {
             Resource::Plane(plane) => Some(plane),
             Resource::NodePod(_) | Resource::Roots(_) => None,
         },
-        Output::Status(_) | Output::Object(_) | Output::Attached(..) | Output::NotServed(_) => None,
+        Output::Status(_) | Output::Object(_) | Output::Attached(_) | Output::NotServed(_) => None,
     })
 }
 

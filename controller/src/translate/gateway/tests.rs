@@ -100,7 +100,7 @@ fn the_objects_of_a_gateway_are_named_and_labelled_as_users_know_them() {
         .iter()
         .filter_map(|output| match output {
             Output::Object(object) => Some(object),
-            Output::Config(_) | Output::Status(_) | Output::Attached(..) | Output::NotServed(_) => {
+            Output::Config(_) | Output::Status(_) | Output::Attached(_) | Output::NotServed(_) => {
                 None
             }
         })

@@ -2,7 +2,6 @@
 
 //! Who gets a RequestAuthentication, and what becomes of rules that cannot be served.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use policy::jwt::{Jwks, JwtRule, Place, RequestAuthentication as Domain};
@@ -82,7 +81,7 @@ fn it_goes_to_what_it_points_at_and_to_the_ingress_gateways_that_it_selects() {
     let rules = format!("jwtRules: [{{issuer: i, jwks: '{SET}'}}]");
     let service = Target::Service("shop/web.shop.svc.cluster.local".into());
     let edge = Target::Gateway("shop/edge".into());
-    let to = |name: &str| Scope::Gateways(BTreeSet::from([Name::new("shop", name)]));
+    let to = |name: &str| Scope::Gateways([Name::new("shop", name)].into());
     let refs = |kind: &str, name: &str| {
         let group = if kind == "Gateway" { "gateway.networking.k8s.io" } else { "''" };
         format!("targetRefs: [{{group: {group}, kind: {kind}, name: {name}}}], ")
