@@ -76,7 +76,7 @@ impl Feeds {
             issuers: Box::new(issuers),
             authorities: hub.ca.changes(),
             leader,
-            clients: hub.clients.changed.subscribe(),
+            clients: hub.clients.news.subscribe(),
             objections: hub.objections.subscribe(),
             tick,
         }
@@ -420,7 +420,7 @@ impl Engine {
                 table: &state.graph.table,
                 mesh: &hub.mesh,
             };
-            let refused = rejected::by_object(&hub.clients.list(now), known);
+            let refused = rejected::by_object(&hub.clients.refusing(now), known);
             let time = timestamp();
             let moment = Moment { acked, now: &time };
             state.board.rejected(refused, moment);

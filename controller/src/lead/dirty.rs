@@ -27,8 +27,9 @@ impl<T: Ord> Dirty<T> {
     /// Adds keys.
     pub fn add(&self, more: impl IntoIterator<Item = T>) {
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = keys.len();
         keys.extend(more);
-        if !keys.is_empty() {
+        if keys.len() > before {
             self.told.notify_one();
         }
     }

@@ -76,6 +76,9 @@ pub struct Clients {
     connected: Mutex<(u64, BTreeMap<u64, Client>)>,
     /// Told when a client came, went or acknowledged.
     pub changed: watch::Sender<()>,
+    /// Told when that makes a difference to all: the revision that every client has, who is
+    /// there, what is refused. There is one such change where every client acknowledges.
+    pub news: watch::Sender<()>,
     silence: Duration,
     limit: usize,
 }
@@ -110,7 +113,8 @@ impl Clients {
     /// No clients; `silence` is how long one may owe an answer, `limit` how many may be connected
     /// here.
     pub fn new(silence: Duration, limit: usize) -> Self {
-        Self { connected: Mutex::default(), changed: watch::Sender::new(()), silence, limit }
+        let (changed, news) = (watch::Sender::new(()), watch::Sender::new(()));
+        Self { connected: Mutex::default(), changed, news, silence, limit }
     }
 
     /// Takes a client in; none if there are too many.
@@ -123,7 +127,7 @@ impl Clients {
         *next += 1;
         clients.retain(|_, old| !(old.gone && old.pod == client.pod));
         clients.insert(*next, client);
-        self.changed.send_replace(());
+        self.tell();
         Some(*next)
     }
 
@@ -138,7 +142,12 @@ impl Clients {
             client.owes_since = client.owes_since.or(Some(now));
             clients.insert(id, client);
         }
+        self.tell();
+    }
+
+    fn tell(&self) {
         self.changed.send_replace(());
+        self.news.send_replace(());
     }
 
     /// Takes what a follower says of a client of its own, by its number here, if it has one; gives
@@ -153,7 +162,7 @@ impl Clients {
         let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
         let (next, clients) = &mut *connected;
         let before = known.and_then(|id| clients.remove(&id));
-        self.changed.send_replace(());
+        self.tell();
         if said.gone {
             // It is back already, at another controller.
             if clients.values().any(|other| other.pod == said.pod && !other.gone) {
@@ -211,26 +220,38 @@ impl Clients {
     pub fn progress(&self, id: u64, progress: Progress, now: Instant) {
         let Progress { acked, waiting, follows_roots, refused } = progress;
         let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(client) = connected.1.get_mut(&id) else { return };
+        let clients = &mut connected.1;
+        let least = self.least(clients, now);
+        let Some(client) = clients.get_mut(&id) else { return };
         let moved = client.acked != acked;
         client.acked = acked;
+        let was_fresh = client.fresh;
         client.fresh &= waiting || acked == 0;
         client.owes_since = match (waiting, moved) {
             (false, _) => None,
             (true, true) => Some(now),
             (true, false) => client.owes_since.or(Some(now)),
         };
+        let says_else = (client.follows_roots, client.fresh) != (follows_roots, was_fresh)
+            || client.refused != refused;
         client.follows_roots = follows_roots;
         client.refused = refused;
         self.changed.send_replace(());
+        if says_else || self.least(clients, now) != least {
+            self.news.send_replace(());
+        }
     }
 
     /// The revision that every client that answers has acknowledged; `newest` if there is none.
     pub fn acknowledged(&self, newest: u64, now: Instant) -> u64 {
         let connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        self.least(&connected.1, now).unwrap_or(newest)
+    }
+
+    /// The oldest of the revisions that clients have which answer; none if there are none.
+    fn least(&self, clients: &BTreeMap<u64, Client>, now: Instant) -> Option<u64> {
         let counts = |client: &&Client| !client.fresh && !self.is_silent(client, now);
-        let counted = connected.1.values().filter(counts);
-        counted.map(|client| client.acked).min().unwrap_or(newest)
+        clients.values().filter(counts).map(|client| client.acked).min()
     }
 
     fn is_silent(&self, client: &Client, now: Instant) -> bool {
@@ -240,7 +261,18 @@ impl Clients {
     /// Every client.
     pub fn list(&self, now: Instant) -> Vec<Seen> {
         let connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
-        let seen = |client: &Client| Seen {
+        connected.1.values().map(|client| self.seen(client, now)).collect()
+    }
+
+    /// The clients that refuse something.
+    pub fn refusing(&self, now: Instant) -> Vec<Seen> {
+        let connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        let refusing = connected.1.values().filter(|client| !client.refused.is_empty());
+        refusing.map(|client| self.seen(client, now)).collect()
+    }
+
+    fn seen(&self, client: &Client, now: Instant) -> Seen {
+        Seen {
             role: client.role,
             pod: client.pod.clone(),
             node: client.node.clone(),
@@ -251,8 +283,7 @@ impl Clients {
             follows_roots: client.follows_roots,
             refused: client.refused.clone(),
             via: client.via.as_deref().map(str::to_owned),
-        };
-        connected.1.values().map(seen).collect()
+        }
     }
 }
 
@@ -297,6 +328,40 @@ mod tests {
         let never = clients.connect(Client { pod: "a/x".into(), fresh: true, ..client() }).unwrap();
         clients.disconnect(never, true, now);
         assert_eq!(clients.list(now).len(), 2, "one that never served is not remembered");
+    }
+
+    #[test]
+    fn news_is_what_all_have_come_to() {
+        let clients = Clients::new(Duration::from_secs(10), 9);
+        let (mut news, now) = (clients.news.subscribe(), Instant::now());
+        let mut is_news = || {
+            let told = news.has_changed().unwrap();
+            news.mark_unchanged();
+            told
+        };
+        let first = clients.connect(client()).unwrap();
+        let second = clients.connect(client()).unwrap();
+        assert!(is_news(), "they are there");
+        clients.progress(first, at(0, false), now);
+        clients.progress(second, at(0, false), now);
+        assert!(is_news(), "they follow the roots");
+        clients.progress(first, at(5, false), now);
+        assert!(!is_news(), "the other is behind");
+        clients.progress(second, at(3, true), now);
+        assert!(is_news(), "both have the third");
+        clients.progress(second, at(3, true), now);
+        assert!(!is_news());
+        clients.progress(second, at(5, false), now);
+        assert!(is_news());
+        let refusal = Refusal { kind: "k".into(), name: "n".into(), reason: "r".into() };
+        let refuses = || Progress { refused: vec![refusal.clone()], ..at(5, false) };
+        clients.progress(first, refuses(), now);
+        assert!(is_news());
+        assert_eq!(clients.refusing(now).len(), 1);
+        clients.progress(first, refuses(), now);
+        assert!(!is_news(), "that is known");
+        clients.disconnect(first, false, now);
+        assert!(is_news());
     }
 
     #[test]

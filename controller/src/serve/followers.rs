@@ -249,7 +249,7 @@ impl Follower {
         if !self.reported {
             self.reported = true;
             self.hub.followers.came(&self.pod);
-            self.hub.clients.changed.send_replace(());
+            self.hub.clients.news.send_replace(());
         }
     }
 }
