@@ -2,7 +2,8 @@
 
 //! What 5,000 routes and 2,000 pods take in the controller's memory, by part.
 //!
-//! The objects are those that the bench on a cluster makes, as an apiserver sends them.
+//! The objects are those that the bench on a cluster makes. Not counted: clients, and the
+//! statuses that stand in the cluster.
 
 #![allow(
     clippy::expect_used,

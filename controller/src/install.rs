@@ -41,7 +41,7 @@ pub enum InstallError {
     /// A `--set` without `=`.
     #[error("{0:?} is not PATH=VALUE")]
     Set(String),
-    /// A file of values is none.
+    /// A file of values is no YAML, or no mapping.
     #[error("{0}")]
     File(String),
     /// A path that the chart's values do not have.
@@ -77,7 +77,7 @@ pub enum InstallError {
 ///
 /// # Errors
 ///
-/// [`InstallError::File`].
+/// [`InstallError::File`], and those of values that the chart does not take.
 pub fn sets_of_file(text: &str) -> Result<Vec<String>, InstallError> {
     values::of_file(text)
 }

@@ -178,7 +178,7 @@ macro_rules! kinds {
                 match self { $(Self::$kind(object) => serde_json::to_value(object.as_ref()),)* }
             }
 
-            fn indices(&self) -> Vec<Value> {
+            fn indices(&self) -> Vec<IndexValue> {
                 match self { $(Self::$kind(object) => index::of(object.as_ref()),)* }
             }
         }
@@ -337,7 +337,7 @@ impl Stores {
 }
 
 /// The keys that a change of one object touches: its own, and the index values it left or took.
-fn touched(key: Key, old: Vec<Value>, new: Vec<Value>) -> Vec<ReadKey> {
+fn touched(key: Key, old: Vec<IndexValue>, new: Vec<IndexValue>) -> Vec<ReadKey> {
     let kind = key.kind;
     let values: BTreeSet<_> = old.into_iter().chain(new).collect();
     let indices = values.into_iter().map(|(index, value)| ReadKey::Index(kind, index, value));
@@ -345,13 +345,13 @@ fn touched(key: Key, old: Vec<Value>, new: Vec<Value>) -> Vec<ReadKey> {
 }
 
 /// A value under which an object can be found.
-type Value = (Index, Arc<str>);
+type IndexValue = (Index, Arc<str>);
 
 /// The values of an object before and after it changed.
 #[derive(Clone, Copy)]
 struct Change<'a> {
-    old: &'a [Value],
-    new: &'a [Value],
+    old: &'a [IndexValue],
+    new: &'a [IndexValue],
 }
 
 /// Objects of one type by name, with indices.

@@ -40,7 +40,7 @@ pub(super) fn with(sets: &[String]) -> Result<Value, InstallError> {
 ///
 /// # Errors
 ///
-/// [`InstallError::File`].
+/// [`InstallError::File`]; and those of [`with`], so that what is wrong is told of this file.
 pub(super) fn of_file(text: &str) -> Result<Vec<String>, InstallError> {
     let value: Value = serde_saphyr::from_str(text).map_err(|error| {
         let line = error.location().map_or(1, |location| location.line());
@@ -52,6 +52,7 @@ pub(super) fn of_file(text: &str) -> Result<Vec<String>, InstallError> {
     } else if !value.is_null() {
         return Err(InstallError::File(format!("wanted a mapping of values, not {value}")));
     }
+    with(&sets)?;
     Ok(sets)
 }
 
@@ -368,8 +369,8 @@ pilot: {replicaCount: 3, secretNames: [a, b]}
             assert_eq!(values.pointer(pointer), Some(&want), "{pointer}");
         }
         assert_eq!(of_file("# nothing\n"), Ok(Vec::new()));
-        let unknown = with(&of_file("pilot: {replicas: 2}").unwrap());
-        assert_eq!(unknown, Err(InstallError::NoValue("pilot.replicas".to_owned())));
+        let unknown = InstallError::NoValue("pilot.replicas".to_owned());
+        assert_eq!(of_file("pilot: {replicas: 2}"), Err(unknown));
         let list = InstallError::File("wanted a mapping of values, not [1]".to_owned());
         assert_eq!(of_file("[1]"), Err(list));
         let Err(InstallError::File(broken)) = of_file("a: 1\nb: [") else { panic!("no YAML") };

@@ -135,7 +135,7 @@ fn a_new_pod_of_an_old_name_is_found_by_its_own_uid() {
 
 #[test]
 fn one_changed_workload_copies_little() {
-    let mut old = Discovery::default();
+    let mut old = discovery([service("a/web", &["10.9.0.1/32"])]);
     let many = (0..5_000_u16).map(|i| {
         let mut one = workload(&format!("K//Pod/a/{i}"), TunnelProtocol::Hbone);
         let [high, low] = i.to_be_bytes();
@@ -149,6 +149,7 @@ fn one_changed_workload_copies_little() {
     new.apply([Change::Workload(Arc::new(changed))]);
     assert_eq!(new.workloads.shared(&old.workloads), 255);
     assert_eq!(new.by_address.shared(&old.by_address), 255);
+    assert_eq!(new.services.shared(&old.services), 1, "it is in one shard, which stays");
     assert_eq!(old.workload("K//Pod/a/7").unwrap().health, Health::Healthy);
 }
 

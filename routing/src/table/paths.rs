@@ -2,8 +2,9 @@
 
 //! Candidates by path, for one host.
 //!
-//! Exact paths lie in a map, prefixes in another with a radix tree that finds the longest, and
-//! what is neither (expressions, gRPC methods without a service) in one ranked list. A request
+//! Exact paths lie in a map, prefixes in another with a radix tree that finds the longest; the
+//! prefix of all paths has a place of its own, and what is neither (expressions, gRPC methods
+//! without a service) lies in one ranked list. A request
 //! may fail the method or headers of the longest prefix and still belong to a shorter one: then
 //! the parent of that prefix is asked for, and so on up to the root. So no candidate lies in
 //! more than one place, and a change touches that place only.
@@ -125,8 +126,8 @@ impl PathTable {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        let mapped = !(self.exact.is_empty() && self.prefixes.is_empty());
-        !mapped && self.root.is_none() && self.others.is_none()
+        let maps = self.exact.is_empty() && self.prefixes.is_empty();
+        maps && self.root.is_none() && self.others.is_none()
     }
 
     /// The best candidate for `head`: exact path, then expressions, then prefixes from long to
@@ -136,8 +137,8 @@ impl PathTable {
         if let Some(exact) = exact {
             return exact.found();
         }
-        let others = self.others.iter().flat_map(|ranked| ranked.iter());
-        let other = others.into_iter().find(|c| c.entry().is_some_and(|entry| entry.matches(head)));
+        let mut others = self.others.iter().flat_map(|ranked| ranked.iter());
+        let other = others.find(|c| c.entry().is_some_and(|entry| entry.matches(head)));
         match other {
             Some(other) if other.rank().is_some_and(|rank| rank.outranks_prefixes()) => {
                 other.found()

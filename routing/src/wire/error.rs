@@ -2,7 +2,7 @@
 
 //! Why a message is no resource, and shared steps of reading one.
 //!
-//! Owns the error of this family of files and the readers of single values.
+//! Owns the error of this family of files, the readers of single values, and how lists are read.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
