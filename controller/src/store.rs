@@ -12,7 +12,7 @@ pub mod facts;
 pub mod index;
 pub mod lookup;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -217,7 +217,10 @@ macro_rules! kinds {
 
             /// The names of all objects of a kind, in order.
             pub fn names(&self, kind: Kind) -> Vec<Name> {
-                match kind { $(Kind::$kind => self.$field.by_name.keys().cloned().collect(),)* }
+                let mut names: Vec<Name> =
+                    match kind { $(Kind::$kind => self.$field.by_name.keys().cloned().collect(),)* };
+                names.sort_unstable();
+                names
             }
         }
     };
@@ -292,6 +295,14 @@ impl Kind {
     pub fn is_cluster_wide(self) -> bool {
         matches!(self, Self::Namespace | Self::Node | Self::GatewayClass)
     }
+
+    /// Tells whether objects of this kind attach to listeners, which count them.
+    pub fn is_route(self) -> bool {
+        matches!(
+            self,
+            Self::HttpRoute | Self::GrpcRoute | Self::TlsRoute | Self::TcpRoute | Self::UdpRoute
+        )
+    }
 }
 
 impl Stores {
@@ -320,7 +331,9 @@ impl Stores {
 
     /// All objects of a type, in order of their names.
     pub fn all<K: Stored>(&self) -> impl Iterator<Item = &Arc<K>> {
-        K::store(self).by_name.values()
+        let mut all: Vec<_> = K::store(self).by_name.iter().collect();
+        all.sort_unstable_by_key(|(name, _)| *name);
+        all.into_iter().map(|(_, object)| object)
     }
 
     /// One object of a type.
@@ -357,13 +370,14 @@ struct Change<'a> {
 /// Objects of one type by name, with indices.
 #[derive(Debug)]
 pub struct Store<K> {
-    by_name: BTreeMap<Name, Arc<K>>,
+    /// Hashed: comparing names all the way down a tree of thousands misses the caches each time.
+    by_name: HashMap<Name, Arc<K>>,
     indices: HashMap<Index, HashMap<Arc<str>, BTreeSet<Name>>>,
 }
 
 impl<K> Default for Store<K> {
     fn default() -> Self {
-        Self { by_name: BTreeMap::new(), indices: HashMap::new() }
+        Self { by_name: HashMap::new(), indices: HashMap::new() }
     }
 }
 

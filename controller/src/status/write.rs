@@ -2,8 +2,8 @@
 
 //! Writes changed statuses to Kubernetes.
 //!
-//! Owns: one write for each object and batch, only while this controller leads, only what
-//! differs from what stands; failed writes are tried again. When it is time for an object is
+//! Owns: writes side by side, each object's one after the other, only while this controller
+//! leads, only what differs from what stands; failed writes are tried again. When it is time for an object is
 //! [`pace`]'s, what is written [`merge`]'s.
 //!
 //! Start at [`run`].
@@ -14,9 +14,11 @@ mod pace;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use kube::ResourceExt as _;
 use kube::api::{Patch, PatchParams};
+use kube::core::Request;
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -45,14 +47,34 @@ pub async fn run(
 ) {
     let mut pace = Pace::default();
     let mut leading = false;
+    let mut writes = FuturesUnordered::new();
     loop {
-        let due = pace.next();
+        while leading
+            && *leads.borrow()
+            && writes.len() < PARALLEL
+            && let Some(key) = pace.begin(Instant::now())
+        {
+            let (hub, cluster) = (Arc::clone(&hub), Arc::clone(&cluster));
+            writes.push(async move {
+                let done = write(&hub, &cluster, &key).await;
+                (key, done)
+            });
+        }
+        // With all under way, only the end of one lets another begin.
+        let due = pace.next().filter(|_| writes.len() < PARALLEL);
         tokio::select! {
             keys = outbox.statuses.take() => {
                 let (now, state) = (Instant::now(), hub.read());
                 for key in keys {
                     let pending = state.board.is_pending(&key);
                     pace.changed(key, pending, now);
+                }
+            }
+            Some((key, done)) = writes.next() => {
+                pace.ended(&key);
+                if let Err(error) = done {
+                    tracing::warn!(object = %key, %error, "status not written; it is tried again");
+                    pace.again(key, Instant::now() + RETRY);
                 }
             }
             changed = leads.changed() => {
@@ -68,18 +90,8 @@ pub async fn run(
             }
             () = dirty::until(due) => {}
         }
-        let due = pace.due(Instant::now());
-        if !(leading && *leads.borrow()) {
-            continue;
-        }
-        let writes = stream::iter(due).map(|key| {
-            let (hub, cluster) = (Arc::clone(&hub), Arc::clone(&cluster));
-            async move { write(&hub, &cluster, &key).await.map_err(|error| (key, error)) }
-        });
-        let done: Vec<_> = writes.buffer_unordered(PARALLEL).collect().await;
-        for (key, error) in done.into_iter().filter_map(Result::err) {
-            tracing::warn!(object = %key, %error, "status not written; it is tried again");
-            pace.again(key, Instant::now() + RETRY);
+        if !leading {
+            pace.clear();
         }
     }
 }
@@ -104,9 +116,13 @@ async fn write(hub: &Hub, cluster: &Cluster, key: &Key) -> kube::Result<()> {
             return Ok(());
         };
         let name = &key.name.name;
-        match api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await {
-            Ok(object) => {
-                cluster.wrote(key, standing_of(object));
+        let request = Request::new(api.resource_url())
+            .patch_subresource("status", name, &PatchParams::default(), &Patch::Merge(patch))
+            .map_err(kube::Error::BuildRequest)?;
+        match cluster.client.request::<Wrote>(request).await {
+            Ok(Wrote { metadata, status }) => {
+                let version = metadata.version.map(Into::into);
+                cluster.wrote(key, Standing { version, status });
                 return Ok(());
             }
             Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
@@ -119,6 +135,20 @@ async fn write(hub: &Hub, cluster: &Cluster, key: &Key) -> kube::Result<()> {
     }
     tracing::warn!(object = %key, "others write its status all the time");
     Ok(())
+}
+
+/// What is read of the answer to a write, which tells the whole object.
+#[derive(serde::Deserialize)]
+struct Wrote {
+    metadata: Version,
+    #[serde(default)]
+    status: Value,
+}
+
+#[derive(serde::Deserialize)]
+struct Version {
+    #[serde(rename = "resourceVersion")]
+    version: Option<String>,
 }
 
 fn standing_of(mut object: Raw) -> Standing {
