@@ -65,6 +65,8 @@ pub struct Candidate {
     me: String,
     address: Option<SocketAddr>,
     observed: Observed,
+    /// The Lease as it was last written here.
+    written: Option<Lease>,
 }
 
 /// What to do about a Lease.
@@ -111,15 +113,15 @@ impl Candidate {
     pub fn new(client: Client, namespace: &str, me: &str, address: Option<SocketAddr>) -> Self {
         let api = Api::namespaced(client, namespace);
         let (namespace, me) = (namespace.to_owned(), me.to_owned());
-        Self { api, namespace, me, address, observed: Observed::default() }
+        Self { api, namespace, me, address, observed: Observed::default(), written: None }
     }
 
     /// Tells who holds the Lease now, having taken or renewed it if that may be.
     async fn attempt(&mut self) -> kube::Result<Leader> {
         for _ in 0..TRIES {
             match self.try_once().await {
-                // Somebody else wrote meanwhile: it is read anew.
-                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                // Somebody else wrote or removed it meanwhile: it is read anew.
+                Err(kube::Error::Api(status)) if [404, 409].contains(&status.code) => {}
                 answer => return answer,
             }
         }
@@ -127,7 +129,12 @@ impl Candidate {
     }
 
     async fn try_once(&mut self) -> kube::Result<Leader> {
-        let Some(mut lease) = self.api.get_opt(NAME).await? else {
+        // Mostly it is as it was left here: renewing it takes no look at it before.
+        let known = match self.written.take() {
+            Some(lease) => Some(lease),
+            None => self.api.get_opt(NAME).await?,
+        };
+        let Some(mut lease) = known else {
             let fresh = Lease {
                 metadata: ObjectMeta {
                     name: Some(NAME.to_owned()),
@@ -137,7 +144,8 @@ impl Candidate {
                 },
                 spec: Some(self.spec(None)),
             };
-            return self.api.create(&PostParams::default(), &fresh).await.map(|_| Leader::Me);
+            self.written = Some(self.api.create(&PostParams::default(), &fresh).await?);
+            return Ok(Leader::Me);
         };
         let spec = lease.spec.take().unwrap_or_default();
         if self.observed.next(&spec, &self.me, Instant::now()) == Next::Wait {
@@ -145,9 +153,11 @@ impl Candidate {
         }
         let others = lease.metadata.annotations.take().unwrap_or_default();
         lease.metadata.annotations = self.annotations(others);
+        lease.metadata.managed_fields = None;
         lease.spec = Some(self.spec(Some(spec)));
         // The version that was read goes along: of two that take it at once one is refused.
-        self.api.replace(NAME, &PostParams::default(), &lease).await.map(|_| Leader::Me)
+        self.written = Some(self.api.replace(NAME, &PostParams::default(), &lease).await?);
+        Ok(Leader::Me)
     }
 
     /// `others`, and where this candidate serves.
@@ -239,55 +249,4 @@ pub async fn hold(candidate: &mut Candidate, leader: &watch::Sender<Leader>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn held(by: &str, transitions: i32) -> LeaseSpec {
-        LeaseSpec {
-            holder_identity: Some(by.into()),
-            lease_duration_seconds: Some(15),
-            lease_transitions: Some(transitions),
-            ..LeaseSpec::default()
-        }
-    }
-
-    #[test]
-    fn a_lease_is_taken_only_when_its_holder_is_silent_for_its_duration() {
-        let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let mut observed = Observed::default();
-        assert_eq!(observed.next(&held("a", 1), "b", at(0)), Next::Wait);
-        assert_eq!(observed.next(&held("a", 1), "b", at(15)), Next::Wait);
-        // It was renewed meanwhile: the wait begins anew.
-        assert_eq!(observed.next(&held("a", 2), "b", at(16)), Next::Wait);
-        assert_eq!(observed.next(&held("a", 2), "b", at(31)), Next::Wait);
-        assert_eq!(observed.next(&held("a", 2), "b", at(32)), Next::Take);
-        assert_eq!(observed.next(&held("b", 3), "b", at(33)), Next::Renew);
-        assert_eq!(observed.next(&held("", 3), "b", at(34)), Next::Take, "it was let go");
-        assert_eq!(observed.next(&held("a", 4), "b", at(90)), Next::Wait, "first seen now");
-    }
-
-    #[test]
-    fn a_lease_says_where_its_holder_serves() {
-        let meta = |address: &str| ObjectMeta {
-            annotations: Some([(ADDRESS.to_owned(), address.to_owned())].into()),
-            ..ObjectMeta::default()
-        };
-        let at = |meta: &ObjectMeta| match holder(meta, &held("a", 1)) {
-            Leader::Other { name, address } => (name, address),
-            other @ (Leader::Me | Leader::Nobody) => panic!("{other:?}"),
-        };
-        let known = at(&meta("[fd00::7]:15012"));
-        assert_eq!(known, ("a".to_owned(), Some("[fd00::7]:15012".parse().unwrap())));
-        assert_eq!(at(&meta("somewhere")).1, None);
-        assert_eq!(at(&ObjectMeta::default()).1, None, "an older controller");
-    }
-
-    #[test]
-    fn who_leads_and_cannot_renew_stops_and_who_follows_goes_on() {
-        let other = || Leader::Other { name: "a".into(), address: None };
-        assert_eq!(without_answer(Leader::Me, DEADLINE / 2), Leader::Me);
-        assert_eq!(without_answer(Leader::Me, DEADLINE), Leader::Nobody);
-        assert_eq!(without_answer(other(), DEADLINE), other());
-    }
-}
+mod tests;
