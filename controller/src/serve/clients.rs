@@ -57,6 +57,13 @@ pub struct Client {
     pub via: Option<Arc<str>>,
 }
 
+impl Client {
+    /// What makes a difference to all besides how far it is.
+    fn says(&self) -> (bool, bool, bool, &[Refusal]) {
+        (self.gone, self.fresh, self.follows_roots, &self.refused)
+    }
+}
+
 /// How far a client is.
 #[derive(Clone, Debug, Default)]
 pub struct Progress {
@@ -161,11 +168,12 @@ impl Clients {
     ) -> Option<u64> {
         let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
         let (next, clients) = &mut *connected;
+        let least = self.least(clients, now);
         let before = known.and_then(|id| clients.remove(&id));
-        self.tell();
         if said.gone {
             // It is back already, at another controller.
             if clients.values().any(|other| other.pod == said.pod && !other.gone) {
+                self.tell();
                 return None;
             }
         } else {
@@ -179,7 +187,12 @@ impl Clients {
             *next += 1;
             *next
         });
+        let says_else = before.is_none_or(|before| before.says() != said.says());
         clients.insert(id, Client { owes_since, ..said });
+        self.changed.send_replace(());
+        if says_else || self.least(clients, now) != least {
+            self.news.send_replace(());
+        }
         Some(id)
     }
 
@@ -225,15 +238,14 @@ impl Clients {
         let Some(client) = clients.get_mut(&id) else { return };
         let moved = client.acked != acked;
         client.acked = acked;
-        let was_fresh = client.fresh;
+        let before = (client.follows_roots, client.fresh);
         client.fresh &= waiting || acked == 0;
         client.owes_since = match (waiting, moved) {
             (false, _) => None,
             (true, true) => Some(now),
             (true, false) => client.owes_since.or(Some(now)),
         };
-        let says_else = (client.follows_roots, client.fresh) != (follows_roots, was_fresh)
-            || client.refused != refused;
+        let says_else = before != (follows_roots, client.fresh) || client.refused != refused;
         client.follows_roots = follows_roots;
         client.refused = refused;
         self.changed.send_replace(());
@@ -410,7 +422,21 @@ mod tests {
         let own = clients.connect(Client { pod: "a/own".into(), ..client() }).unwrap();
         clients.progress(own, at(5, false), start);
         let far = |acked: u64| Client { via: Some("m/c-2".into()), acked, ..client() };
+        let mut news = clients.news.subscribe();
+        let mut is_news = || {
+            let told = news.has_changed().unwrap();
+            news.mark_unchanged();
+            told
+        };
         let id = clients.followed(None, far(5), 5, start).expect("the limit is that of own ones");
+        assert!(is_news(), "it is there");
+        clients.followed(Some(id), far(5), 5, start);
+        assert!(!is_news());
+        clients.followed(Some(id), far(4), 5, start);
+        assert!(is_news(), "it is the slowest now");
+        clients.followed(Some(id), Client { follows_roots: true, ..far(4) }, 5, start);
+        assert!(is_news());
+        clients.followed(Some(id), far(5), 5, start);
         assert_eq!(clients.acknowledged(5, start), 5);
         // A newer revision: it owes an answer, though its follower has said nothing since.
         clients.owe(6, start);

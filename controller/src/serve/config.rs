@@ -6,7 +6,8 @@
 //! of what changed at which revision: a session that follows pays for the change, not for the
 //! whole. Pure; the lock around it is [`crate::app::Hub`]'s.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use routing::delta::Resource as Plane;
@@ -57,7 +58,7 @@ impl Entry {
 #[derive(Debug, Default)]
 pub struct Published {
     revision: u64,
-    families: HashMap<Family, BTreeMap<Arc<str>, Entry>>,
+    families: HashMap<Family, HashMap<Arc<str>, Entry>>,
     aliases: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
     endpoints: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
     log: VecDeque<(u64, Vec<Named>)>,
@@ -140,14 +141,17 @@ impl Published {
         Some(names.into_iter().collect())
     }
 
-    /// All resources of a family.
+    /// All resources of a family, in order of their names.
     pub fn all(&self, family: Family) -> impl Iterator<Item = &Entry> {
-        self.families.get(&family).into_iter().flat_map(BTreeMap::values)
+        let all = self.families.get(&family).into_iter().flatten();
+        let mut all: Vec<_> = all.collect();
+        all.sort_unstable_by_key(|(name, _)| *name);
+        all.into_iter().map(|(_, entry)| entry)
     }
 
-    /// Names of all resources.
+    /// Names of all resources, in no order.
     pub fn names(&self) -> Vec<Named> {
-        let named = |(family, all): (&Family, &BTreeMap<Arc<str>, Entry>)| {
+        let named = |(family, all): (&Family, &HashMap<Arc<str>, Entry>)| {
             let family = *family;
             all.keys().map(move |name| (family, Arc::clone(name))).collect::<Vec<_>>()
         };
@@ -178,19 +182,18 @@ impl Published {
         names.into_iter().filter_map(|name| self.get(family, name)).collect()
     }
 
-    /// The domain values of all resources that proxies know.
+    /// The domain values of all resources that proxies know, in order of families and names.
     pub fn plane(&self) -> impl Iterator<Item = &Plane> {
-        self.families.values().flat_map(BTreeMap::values).filter_map(|entry| {
-            match &entry.config.resource {
-                Resource::Plane(plane) => Some(plane),
-                Resource::NodePod(_) | Resource::Roots(_) => None,
-            }
+        let all = Family::ALL.into_iter().flat_map(|family| self.all(family));
+        all.filter_map(|entry| match &entry.config.resource {
+            Resource::Plane(plane) => Some(plane),
+            Resource::NodePod(_) | Resource::Roots(_) => None,
         })
     }
 
     /// How many resources of a family there are.
     pub fn count(&self, family: Family) -> usize {
-        self.families.get(&family).map_or(0, BTreeMap::len)
+        self.families.get(&family).map_or(0, HashMap::len)
     }
 }
 
@@ -230,7 +233,10 @@ fn version(name: &Arc<str>, resource: &Resource) -> Option<Versioned> {
         }
     };
     let digest = Sha256::digest(&body);
-    let version: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let mut version = String::with_capacity(16);
+    for byte in digest.iter().take(8) {
+        let _no_failure = write!(version, "{byte:02x}");
+    }
     let aliases = match resource {
         Resource::Plane(Plane::Workload(workload)) => {
             workload.network_addresses().map(|address| address.to_string().into()).collect()

@@ -7,7 +7,7 @@
 //! is acknowledged.
 
 use std::collections::hash_map::DefaultHasher;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{Hash as _, Hasher as _};
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::store::Key;
 /// What is told about every object.
 #[derive(Debug, Default)]
 pub struct Board {
-    entries: BTreeMap<Key, Entry>,
+    entries: HashMap<Key, Entry>,
     waiting: BTreeSet<(u64, Key)>,
     /// What proxies refuse at present, by object.
     rejected: Rejections,
@@ -133,7 +133,7 @@ impl Board {
         std::mem::take(&mut self.changed)
     }
 
-    /// Every object that is told something.
+    /// Every object that is told something, in no order.
     pub fn keys(&self) -> Vec<Key> {
         self.entries.keys().cloned().collect()
     }
@@ -148,10 +148,12 @@ impl Board {
         self.entries.get(key).is_some_and(|entry| entry.seen.iter().any(Was::is_pending))
     }
 
-    /// Every condition that is False: its object, type, reason and message.
+    /// Every condition that is False, in order of objects: the object, type, reason and message.
     pub fn refused(&self) -> Vec<(Key, &'static str, &'static str, String)> {
         let mut found = Vec::new();
-        for (key, entry) in &self.entries {
+        let mut entries: Vec<_> = self.entries.iter().collect();
+        entries.sort_unstable_by_key(|(key, _)| *key);
+        for (key, entry) in entries {
             let conditions = entry.wanted.conditions();
             for condition in conditions.into_iter().filter(|condition| condition.is_bad()) {
                 let message = condition.message.clone();

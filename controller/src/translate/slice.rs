@@ -2,7 +2,8 @@
 
 //! EndpointSlices of Services without a selector → workloads.
 //!
-//! Those of other Services repeat what pods say already, and pods say more.
+//! Those of other Services repeat what pods say already, and pods say more; on Kubernetes they
+//! are not even watched.
 //!
 //! Rule: Istio's `ambient/workloads.go`: such an endpoint has no identity, waypoint or locality
 //! of its own, and does not claim its address; names that stand for addresses are not served.

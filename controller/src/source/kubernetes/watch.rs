@@ -6,7 +6,7 @@
 //! cannot be read (its last good version stays). Everything is listed again when a namespace
 //! comes in: what was left out is kept nowhere. Ends when the kind is no longer served or nobody listens.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
@@ -57,6 +57,10 @@ pub(super) enum Seen {
     DefaultsSynced,
 }
 
+/// The EndpointSlices that matter. Kubernetes' own controller makes one for Services that select
+/// pods, and writes it anew with every pod: nothing is read there that pods do not say.
+const SLICES: &str = "endpointslice.kubernetes.io/managed-by!=endpointslice-controller.k8s.io";
+
 /// Where all objects of a kind are found that matter: of those that run gateways, ours.
 pub(super) fn all(
     cluster: &Cluster,
@@ -65,7 +69,13 @@ pub(super) fn all(
 ) -> (Api<Raw>, watcher::Config) {
     let api = Api::all_with(cluster.client.clone(), resource);
     let config = watcher::Config::default();
-    let config = if is_made(kind) { config.labels(crate::api::MANAGED) } else { config };
+    let config = if kind == Kind::EndpointSlice {
+        config.labels(SLICES)
+    } else if is_made(kind) {
+        config.labels(crate::api::MANAGED)
+    } else {
+        config
+    };
     (api, config)
 }
 
@@ -136,9 +146,9 @@ struct Follower {
     cluster: Arc<Cluster>,
     kind: Kind,
     scope: Scope,
-    known: BTreeSet<Name>,
+    known: HashSet<Name>,
     /// Names in the list that is being read.
-    listed: Option<BTreeSet<Name>>,
+    listed: Option<HashSet<Name>>,
     left: LeftOut,
 }
 
@@ -147,8 +157,8 @@ impl Follower {
         let kind = scope.kind();
         // One that is not in the first list is gone: somebody followed it before, perhaps.
         let known = match &scope {
-            Scope::All(_) => BTreeSet::new(),
-            Scope::One(key) => BTreeSet::from([key.name.clone()]),
+            Scope::All(_) => HashSet::new(),
+            Scope::One(key) => HashSet::from([key.name.clone()]),
         };
         Self { cluster, kind, scope, known, listed: None, left }
     }
@@ -156,7 +166,7 @@ impl Follower {
     fn take(&mut self, event: Event<Raw>) -> Vec<Seen> {
         match event {
             Event::Init => {
-                self.listed = Some(BTreeSet::new());
+                self.listed = Some(HashSet::new());
                 Vec::new()
             }
             Event::InitApply(object) => {
