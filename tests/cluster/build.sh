@@ -8,7 +8,7 @@ here="$(cd "$(dirname "$0")" && pwd)"
 . "$here/../setup.sh"
 
 kubernetes=v1.34.4
-out="$cache/cluster/$(cat "$here"/*/go.sum | sha256sum | cut -c1-16)"
+out="$cache/cluster/$(cat "$here"/*/go.sum "$here"/*/*.go | sha256sum | cut -c1-16)"
 mkdir -p "$out"
 # Of two clusters that are started at once on an empty cache one builds, the other waits.
 exec 9>"$out/.lock"
@@ -32,7 +32,7 @@ for program in kube-apiserver kube-controller-manager kube-scheduler kubelet kub
   one kubernetes "k8s.io/kubernetes/cmd/$program" "$program" "$version"
 done
 one etcd go.etcd.io/etcd/server/v3 etcd
-one coredns github.com/coredns/coredns coredns
+one coredns . coredns
 one conformance sigs.k8s.io/gateway-api/conformance/echo-basic echo-basic
 one echo istio.io/istio/pkg/test/echo/cmd/client echo-client
 one echo istio.io/istio/pkg/test/echo/cmd/server echo-server

@@ -32,8 +32,14 @@ for at in $(hierarchies); do
   mount --bind "$at/$mark" "$state/cgroup"
   umount "$at"
   mount --move "$state/cgroup" "$at"
-  # Version 2 has processes in leaves alone.
-  [ ! -s "$at/cgroup.controllers" ] || { mkdir "$at/init" && echo 0 >"$at/init/cgroup.procs"; }
+  # Version 2 has processes in leaves alone. In version 1 each thread beside the group of all pods
+  # would weigh as much as that group: a busy apiserver would leave them next to nothing. As on
+  # a node under systemd, the system is one group, and the pods are one that weighs what two
+  # processors give.
+  if [ -s "$at/cgroup.controllers" ] || [ -e "$at/cpu.shares" ]; then
+    mkdir "$at/init" && echo 0 >"$at/init/cgroup.procs"
+  fi
+  [ ! -e "$at/cpu.shares" ] || { mkdir "$at/k8s.io" && echo 2048 >"$at/k8s.io/cpu.shares"; }
 done
 rmdir "$state/cgroup"
 
@@ -116,6 +122,9 @@ lasting() { # NAME COMMAND... — begun anew whenever it ends, as a kubelet does
   shift
   while true; do "$@" || true; sleep 1; done >"$run/log/$name.log" 2>&1 </dev/null &
 }
+# A few processors carry what is spread over machines elsewhere, with memory to spare: collecting
+# garbage less often leaves them to the work itself.
+export GOGC=400 GOMEMLIMIT=2GiB
 spawn etcd etcd --data-dir "$run/etcd" --unsafe-no-fsync --listen-client-urls http://127.0.0.1:2379 \
   --advertise-client-urls http://127.0.0.1:2379 --listen-peer-urls http://127.0.0.1:2380 --log-level error
 spawn apiserver kube-apiserver --etcd-servers http://127.0.0.1:2379 --bind-address 0.0.0.0 --advertise-address "$api" \
