@@ -21,8 +21,8 @@ use super::objects::{self, EDGE, MARK, MARK_AT};
 use crate::edge::answer;
 use crate::figures::quantile;
 
-/// Between two requests. Shorter ones would be told sooner, and take a fifth of the machine from
-/// what is measured: the gateway's answers, and its log on the way to the disk.
+/// Between two requests. Shorter ones would be told sooner, and take more of the machine from what
+/// is measured.
 const PAUSE: Duration = Duration::from_millis(1);
 /// Between two edits.
 const REST: Duration = Duration::from_millis(30);
