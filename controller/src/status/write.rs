@@ -3,8 +3,8 @@
 //! Writes changed statuses to Kubernetes.
 //!
 //! Owns: writes side by side, each object's one after the other, only while this controller
-//! leads, only what differs from what stands; failed writes are tried again. When it is time for an object is
-//! [`pace`]'s, what is written [`merge`]'s.
+//! leads, only what differs from what stands; failed writes are tried again. When it is time
+//! for an object is [`pace`]'s, what is written [`merge`]'s.
 //!
 //! Start at [`run`].
 
