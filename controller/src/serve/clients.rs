@@ -8,13 +8,17 @@
 //! One whose pod is not ready yet takes no traffic: it is not waited for until it has everything.
 //! Clients of followers count like own ones, by what their follower says.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod connected;
+
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::sync::watch;
+
+use self::connected::Connected;
 
 /// How many times the silence limit a client that hung up is named.
 const REMEMBERED: u32 = 6;
@@ -80,7 +84,7 @@ pub struct Progress {
 /// All connected clients.
 #[derive(Debug)]
 pub struct Clients {
-    connected: Mutex<(u64, BTreeMap<u64, Client>)>,
+    connected: Mutex<Connected>,
     /// Told when a client came, went or acknowledged.
     pub changed: watch::Sender<()>,
     /// Told when that makes a difference to all: the revision that every client has, who is
@@ -121,33 +125,36 @@ impl Clients {
     /// here.
     pub fn new(silence: Duration, limit: usize) -> Self {
         let (changed, news) = (watch::Sender::new(()), watch::Sender::new(()));
-        Self { connected: Mutex::default(), changed, news, silence, limit }
+        let connected = Mutex::new(Connected::new(silence));
+        Self { connected, changed, news, silence, limit }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connected> {
+        self.connected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a client in; none if there are too many.
     pub fn connect(&self, client: Client) -> Option<u64> {
-        let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
-        let (next, clients) = &mut *connected;
-        if clients.values().filter(|client| client.via.is_none()).count() >= self.limit {
+        let mut connected = self.lock();
+        if connected.all().filter(|client| client.via.is_none()).count() >= self.limit {
             return None;
         }
-        *next += 1;
-        clients.retain(|_, old| !(old.gone && old.pod == client.pod));
-        clients.insert(*next, client);
+        connected.forget(|old| old.pod == client.pod);
+        let id = connected.number();
+        connected.put(id, client, Instant::now());
         self.tell();
-        Some(*next)
+        Some(id)
     }
 
     /// Notes that a stream ended; `serves` tells that the pod behind it goes on.
     pub fn disconnect(&self, id: u64, serves: bool, now: Instant) {
-        let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
-        let clients = &mut connected.1;
-        let Some(mut client) = clients.remove(&id) else { return };
-        let again = clients.values().any(|other| other.pod == client.pod && !other.gone);
+        let mut connected = self.lock();
+        let Some(mut client) = connected.remove(id) else { return };
+        let again = connected.all().any(|other| other.pod == client.pod && !other.gone);
         if serves && !again && !client.fresh {
             client.gone = true;
             client.owes_since = client.owes_since.or(Some(now));
-            clients.insert(id, client);
+            connected.put(id, client, now);
         }
         self.tell();
     }
@@ -166,31 +173,27 @@ impl Clients {
         newest: u64,
         now: Instant,
     ) -> Option<u64> {
-        let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
-        let (next, clients) = &mut *connected;
-        let least = self.least(clients, now);
-        let before = known.and_then(|id| clients.remove(&id));
+        let mut connected = self.lock();
+        let least = connected.least();
+        let before = known.and_then(|id| connected.remove(id));
         if said.gone {
             // It is back already, at another controller.
-            if clients.values().any(|other| other.pod == said.pod && !other.gone) {
+            if connected.all().any(|other| other.pod == said.pod && !other.gone) {
                 self.tell();
                 return None;
             }
         } else {
-            clients.retain(|_, old| !(old.gone && old.pod == said.pod));
+            connected.forget(|old| old.pod == said.pod);
         }
         let same = |old: &&Client| old.acked == said.acked && old.gone == said.gone;
         let owes = said.gone || said.acked < newest;
         let since = before.as_ref().filter(same).and_then(|old| old.owes_since);
         let owes_since = owes.then(|| since.unwrap_or(now));
-        let id = known.unwrap_or_else(|| {
-            *next += 1;
-            *next
-        });
+        let id = known.unwrap_or_else(|| connected.number());
         let says_else = before.is_none_or(|before| before.says() != said.says());
-        clients.insert(id, Client { owes_since, ..said });
+        connected.put(id, Client { owes_since, ..said }, now);
         self.changed.send_replace(());
-        if says_else || self.least(clients, now) != least {
+        if says_else || connected.least() != least {
             self.news.send_replace(());
         }
         Some(id)
@@ -199,103 +202,85 @@ impl Clients {
     /// There is a newer revision: from now on clients of followers owe an answer to it. Own ones
     /// do once it was sent.
     pub fn owe(&self, newest: u64, now: Instant) {
-        let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
-        let behind = |client: &&mut Client| client.via.is_some() && client.acked < newest;
-        for client in connected.1.values_mut().filter(behind) {
-            client.owes_since.get_or_insert(now);
-        }
+        self.lock().owe(newest, now);
     }
 
     /// The clients that are connected here, or were, by number.
     pub fn own(&self) -> Vec<(u64, Client)> {
-        let connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = connected.1.iter().filter(|(_, client)| client.via.is_none());
-        own.map(|(id, client)| (*id, client.clone())).collect()
+        let connected = self.lock();
+        let own = connected.iter().filter(|(_, client)| client.via.is_none());
+        own.map(|(id, client)| (id, client.clone())).collect()
     }
 
     /// The pods whose stream is open, here or at a follower.
     pub fn pods(&self) -> BTreeSet<String> {
-        let connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
-        let open = connected.1.values().filter(|client| !client.gone);
+        let connected = self.lock();
+        let open = connected.all().filter(|client| !client.gone);
         open.map(|client| client.pod.clone()).collect()
     }
 
     /// Forgets those that hung up and have been silent for long, or whose pod does not stay:
     /// `stays` tells that. A stream often ends before it is known that its pod goes.
     pub fn sweep(&self, now: Instant, stays: impl Fn(&str) -> bool) {
-        let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
         let long = |since: Instant| now.duration_since(since) > self.silence * REMEMBERED;
-        let is_over = |client: &Client| client.owes_since.is_some_and(long) || !stays(&client.pod);
-        connected.1.retain(|_, client| !(client.gone && is_over(client)));
+        self.lock().forget(|client| client.owes_since.is_some_and(long) || !stays(&client.pod));
     }
 
     /// Notes how far a client is.
     pub fn progress(&self, id: u64, progress: Progress, now: Instant) {
         let Progress { acked, waiting, follows_roots, refused } = progress;
-        let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
-        let clients = &mut connected.1;
-        let least = self.least(clients, now);
-        let Some(client) = clients.get_mut(&id) else { return };
-        let moved = client.acked != acked;
-        client.acked = acked;
-        let before = (client.follows_roots, client.fresh);
-        client.fresh &= waiting || acked == 0;
-        client.owes_since = match (waiting, moved) {
+        let mut connected = self.lock();
+        let least = connected.least();
+        let Some(before) = connected.remove(id) else { return };
+        let owes_since = match (waiting, before.acked != acked) {
             (false, _) => None,
             (true, true) => Some(now),
-            (true, false) => client.owes_since.or(Some(now)),
+            (true, false) => before.owes_since.or(Some(now)),
         };
-        let says_else = before != (follows_roots, client.fresh) || client.refused != refused;
-        client.follows_roots = follows_roots;
-        client.refused = refused;
+        let fresh = before.fresh && (waiting || acked == 0);
+        let told = (before.follows_roots, before.fresh);
+        let says_else = told != (follows_roots, fresh) || before.refused != refused;
+        let client = Client { acked, owes_since, fresh, follows_roots, refused, ..before };
+        connected.put(id, client, now);
         self.changed.send_replace(());
-        if says_else || self.least(clients, now) != least {
+        if says_else || connected.least() != least {
             self.news.send_replace(());
         }
     }
 
     /// The revision that every client that answers has acknowledged; `newest` if there is none.
     pub fn acknowledged(&self, newest: u64, now: Instant) -> u64 {
-        let connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
-        self.least(&connected.1, now).unwrap_or(newest)
-    }
-
-    /// The oldest of the revisions that clients have which answer; none if there are none.
-    fn least(&self, clients: &BTreeMap<u64, Client>, now: Instant) -> Option<u64> {
-        let counts = |client: &&Client| !client.fresh && !self.is_silent(client, now);
-        clients.values().filter(counts).map(|client| client.acked).min()
-    }
-
-    fn is_silent(&self, client: &Client, now: Instant) -> bool {
-        client.owes_since.is_some_and(|since| now.duration_since(since) > self.silence)
+        let mut connected = self.lock();
+        connected.hush(now);
+        connected.least().unwrap_or(newest)
     }
 
     /// Every client.
     pub fn list(&self, now: Instant) -> Vec<Seen> {
-        let connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
-        connected.1.values().map(|client| self.seen(client, now)).collect()
+        let connected = self.lock();
+        connected.all().map(|client| seen(client, connected.is_silent(client, now))).collect()
     }
 
     /// The clients that refuse something.
     pub fn refusing(&self, now: Instant) -> Vec<Seen> {
-        let connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
-        let refusing = connected.1.values().filter(|client| !client.refused.is_empty());
-        refusing.map(|client| self.seen(client, now)).collect()
+        let connected = self.lock();
+        let refusing = connected.all().filter(|client| !client.refused.is_empty());
+        refusing.map(|client| seen(client, connected.is_silent(client, now))).collect()
     }
+}
 
-    fn seen(&self, client: &Client, now: Instant) -> Seen {
-        Seen {
-            role: client.role,
-            pod: client.pod.clone(),
-            node: client.node.clone(),
-            address: client.address.map(|address| address.to_string()),
-            acked: client.acked,
-            connected: !client.gone,
-            silent: self.is_silent(client, now),
-            follows_roots: client.follows_roots,
-            refused: client.refused.clone(),
-            via: client.via.as_deref().map(str::to_owned),
-        }
+fn seen(client: &Client, silent: bool) -> Seen {
+    Seen {
+        role: client.role,
+        pod: client.pod.clone(),
+        node: client.node.clone(),
+        address: client.address.map(|address| address.to_string()),
+        acked: client.acked,
+        connected: !client.gone,
+        silent,
+        follows_roots: client.follows_roots,
+        refused: client.refused.clone(),
+        via: client.via.as_deref().map(str::to_owned),
     }
 }
 
