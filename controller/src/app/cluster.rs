@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use kube::Client;
+use kube::{Client, Config};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -22,7 +22,7 @@ use crate::provision::{self, Writer};
 use crate::settings::Settings;
 use crate::source::Batch;
 use crate::source::folder::Folders;
-use crate::source::kubernetes::{Cluster, Watches};
+use crate::source::kubernetes::{Clients, Cluster, Watches};
 use crate::source::selected::Selected;
 use crate::store::facts::FactKey;
 use crate::store::{Key, Kind, ReadKey};
@@ -176,10 +176,12 @@ pub async fn surroundings(settings: &Settings) -> Result<Surroundings, AppError>
         });
     }
     let failed = |error| AppError::Kubernetes(Box::new(error));
-    let client = Client::try_default().await.map_err(failed)?;
+    let config = Config::infer().await.map_err(kube::Error::InferConfig).map_err(failed)?;
+    let clients = Clients::new(config).map_err(failed)?;
+    let client = clients.shared.clone();
     let authority = secret::load_or_make(&client, &settings.namespace, &settings.trust_domain);
     let authority = authority.await.map_err(AppError::Root)?;
-    let cluster = Arc::new(Cluster::new(client.clone(), settings.discovery()));
+    let cluster = Arc::new(Cluster::new(clients, settings.discovery()));
     Ok(Surroundings {
         tokens: Tokens::Review(Reviewer::new(client.clone())),
         authority,

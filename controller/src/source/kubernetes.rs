@@ -11,6 +11,7 @@
 //!
 //! Start at [`Watches::next`].
 
+mod client;
 mod named;
 mod object;
 mod raw;
@@ -34,6 +35,7 @@ use tokio::sync::{mpsc, watch as channel};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+pub use self::client::Clients;
 use self::named::{Named, is_by_name};
 pub use self::raw::Raw;
 use self::retry::retry;
@@ -65,6 +67,8 @@ pub struct Standing {
 pub struct Cluster {
     /// The way to it.
     pub client: Client,
+    /// The way to it for watches of single objects.
+    apart: Client,
     served: Mutex<HashMap<Kind, ApiResource>>,
     standing: Mutex<HashMap<Key, Kept>>,
     selectors: Selectors,
@@ -95,9 +99,10 @@ impl std::fmt::Debug for Cluster {
 
 impl Cluster {
     /// A cluster of which nothing is known yet, and the namespaces in it that are looked at.
-    pub fn new(client: Client, selectors: Selectors) -> Self {
+    pub fn new(clients: Clients, selectors: Selectors) -> Self {
         Self {
-            client,
+            client: clients.shared,
+            apart: clients.apart,
             served: Mutex::default(),
             standing: Mutex::default(),
             selectors,
@@ -122,12 +127,21 @@ impl Cluster {
 
     /// The endpoint of an object; none if its kind is not served.
     pub fn api(&self, key: &Key) -> Option<Api<Raw>> {
+        self.api_by(&self.client, key)
+    }
+
+    /// The endpoint for a watch of that object alone.
+    fn api_apart(&self, key: &Key) -> Option<Api<Raw>> {
+        self.api_by(&self.apart, key)
+    }
+
+    fn api_by(&self, client: &Client, key: &Key) -> Option<Api<Raw>> {
         let served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
         let resource = served.get(&key.kind)?;
         Some(if key.kind.is_cluster_wide() {
-            Api::all_with(self.client.clone(), resource)
+            Api::all_with(client.clone(), resource)
         } else {
-            Api::namespaced_with(self.client.clone(), &key.name.namespace, resource)
+            Api::namespaced_with(client.clone(), &key.name.namespace, resource)
         })
     }
 

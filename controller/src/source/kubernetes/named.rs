@@ -114,7 +114,7 @@ impl Named {
 }
 
 async fn follow(cluster: Arc<Cluster>, key: Key, out: mpsc::Sender<Seen>) {
-    let Some(api) = cluster.api(&key) else { return };
+    let Some(api) = cluster.api_apart(&key) else { return };
     let config = watcher::Config::default().fields(&format!("metadata.name={}", key.name.name));
     Box::pin(watch::follow(cluster, Scope::One(key), (api, config), out)).await;
 }

@@ -284,7 +284,7 @@ fn name(object: &Raw) -> Name {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::super::Standing;
+    use super::super::{Clients, Standing};
     use super::*;
     use crate::discovery::Selectors;
 
@@ -308,8 +308,8 @@ mod tests {
     fn cluster(selectors: &str) -> Arc<Cluster> {
         let _installed_before = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let nowhere = kube::Config::new("http://127.0.0.1:9".parse().unwrap());
-        let client = kube::Client::try_from(nowhere).unwrap();
-        Arc::new(Cluster::new(client, selectors.parse::<Selectors>().unwrap()))
+        let clients = Clients::new(nowhere).unwrap();
+        Arc::new(Cluster::new(clients, selectors.parse::<Selectors>().unwrap()))
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use super::super::Clients;
 use super::*;
 use crate::discovery::Selectors;
 use crate::source::document;
@@ -26,9 +27,9 @@ fn gateway(name: &str, secrets: &[&str]) -> Change {
 fn named() -> Named {
     let _installed_before = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let nowhere = kube::Config::new("http://127.0.0.1:9".parse().unwrap());
-    let client = Client::try_from(nowhere).unwrap();
+    let clients = Clients::new(nowhere).unwrap();
     let (out, _) = mpsc::channel(1);
-    Named::new(Arc::new(Cluster::new(client, Selectors::default())), out)
+    Named::new(Arc::new(Cluster::new(clients, Selectors::default())), out)
 }
 
 #[tokio::test]
