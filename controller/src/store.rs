@@ -295,14 +295,6 @@ impl Kind {
     pub fn is_cluster_wide(self) -> bool {
         matches!(self, Self::Namespace | Self::Node | Self::GatewayClass)
     }
-
-    /// Tells whether objects of this kind attach to listeners, which count them.
-    pub fn is_route(self) -> bool {
-        matches!(
-            self,
-            Self::HttpRoute | Self::GrpcRoute | Self::TlsRoute | Self::TcpRoute | Self::UdpRoute
-        )
-    }
 }
 
 impl Stores {

@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! When it is time to write an object's status: the first change at once, further ones when
-//! they pause, or after a second at the latest. What only waits for proxies gets a pause, in
-//! which they mostly answer: then there is one write. Gateways go before routes, of which there
-//! are many, but what counts routes is not written again while some are under way: the count
-//! would be another one the moment after. No object is written twice at once. Pure; the caller
-//! brings the time.
+//! they pause, or after a second at the latest: a Gateway's count of routes, once no more come.
+//! What only waits for proxies gets a pause, in which they mostly answer: then there is one
+//! write. Gateways go before routes, of which there are many. No object is written twice at
+//! once. Pure; the caller brings the time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use crate::store::{Key, Kind};
+use crate::store::Key;
 
 /// The pause that ends a series of changes.
 const QUIET: Duration = Duration::from_millis(50);
@@ -36,16 +35,6 @@ struct Waiting {
     due: Instant,
     /// Nothing is to be said yet but that proxies are waited for.
     pending: bool,
-    /// It was written less than [`LONGEST`] before its first change.
-    again: bool,
-}
-
-impl Waiting {
-    /// When it is due, given whether routes are under way.
-    fn due(&self, key: &Key, routes: bool) -> Instant {
-        let counts = matches!(key.kind, Kind::Gateway | Kind::ListenerSet);
-        if routes && counts && self.again { self.first + LONGEST } else { self.due }
-    }
 }
 
 impl Pace {
@@ -62,7 +51,7 @@ impl Pace {
                 (false, true) => now + QUIET,
                 (false, false) => now,
             };
-            self.waiting.insert(key, Waiting { first: now, due, pending, again: lately });
+            self.waiting.insert(key, Waiting { first: now, due, pending });
             return;
         };
         // The proxies answered: to this nothing was written yet.
@@ -73,20 +62,18 @@ impl Pace {
 
     /// Takes a write that failed, to be tried again at `due`.
     pub(super) fn again(&mut self, key: Key, due: Instant) {
-        let waiting = Waiting { first: due, due, pending: false, again: false };
+        let waiting = Waiting { first: due, due, pending: false };
         self.waiting.entry(key).or_insert(waiting);
     }
 
     /// When the next object that waits is due.
     pub(super) fn next(&self) -> Option<Instant> {
-        let routes = self.routes();
-        self.waiting.iter().map(|(key, waiting)| waiting.due(key, routes)).min()
+        self.waiting.values().map(|waiting| waiting.due).min()
     }
 
     /// Begins to write the next object whose time has come; it counts as written.
     pub(super) fn begin(&mut self, now: Instant) -> Option<Key> {
-        let routes = self.routes();
-        let come = self.waiting.extract_if(.., |key, waiting| waiting.due(key, routes) <= now);
+        let come = self.waiting.extract_if(.., |_, waiting| waiting.due <= now);
         self.due.extend(come.map(|(key, _)| key));
         let key = self.due.iter().find(|key| !self.begun.contains(*key))?.clone();
         self.due.remove(&key);
@@ -94,12 +81,6 @@ impl Pace {
         self.written.retain(|_, at| now.duration_since(*at) < LONGEST);
         self.written.insert(key.clone(), now);
         Some(key)
-    }
-
-    /// Tells whether routes wait or are being written.
-    fn routes(&self) -> bool {
-        let mut all = self.begun.iter().chain(&self.due).chain(self.waiting.keys());
-        all.any(|key| key.kind.is_route())
     }
 
     /// Notes that a write has ended.
@@ -216,30 +197,22 @@ mod tests {
     }
 
     #[test]
-    fn what_counts_routes_waits_for_those_under_way_but_not_the_first_time() {
+    fn a_count_is_written_once_no_more_routes_come() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
-        let key = |kind, name| Key { kind, name: Name::new("n", name) };
-        let (gateway, route) = (key(Kind::Gateway, "g"), key(Kind::TcpRoute, "r"));
+        let key = |kind, name: &str| Key { kind, name: Name::new("n", name) };
+        let gateway = key(Kind::Gateway, "g");
         let mut pace = Pace::default();
-        pace.changed(route.clone(), false, at(0));
         pace.changed(gateway.clone(), false, at(0));
         assert_eq!(pace.begin(at(0)), Some(gateway.clone()), "the first time at once");
         pace.ended(&gateway);
-        assert_eq!(pace.begin(at(0)), Some(route.clone()));
-
-        pace.changed(gateway.clone(), false, at(10));
-        assert_eq!(pace.begin(at(60)), None, "the route is being written");
-        assert_eq!(pace.next(), Some(at(1010)), "not for ever");
-        pace.ended(&route);
-        assert_eq!((pace.next(), pace.begin(at(60))), (Some(at(60)), Some(gateway.clone())));
-        pace.ended(&gateway);
-
-        pace.changed(route.clone(), true, at(100));
-        pace.changed(gateway.clone(), false, at(110));
-        assert_eq!(pace.begin(at(200)), None, "the route waits for proxies");
-        assert_eq!(pace.begin(at(300)), Some(route));
-        assert_eq!(pace.begin(at(1109)), None);
-        assert_eq!(pace.begin(at(1110)), Some(gateway));
+        for route in 0..15 {
+            pace.changed(key(Kind::TcpRoute, &route.to_string()), true, at(10 + route * 10));
+            pace.changed(gateway.clone(), false, at(10 + route * 10));
+            assert_eq!(pace.begin(at(10 + route * 10)), None);
+        }
+        // What is still to be said of the routes themselves changes no count.
+        assert_eq!(pace.begin(at(199)), None);
+        assert_eq!(pace.begin(at(200)), Some(gateway));
     }
 }
