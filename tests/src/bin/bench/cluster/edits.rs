@@ -130,13 +130,24 @@ pub(super) async fn follow(place: &Place, routes: usize, edits: usize) -> anyhow
     Ok(waits)
 }
 
+/// Connects, as soon as that works: what leads to a Gateway is there some moments after it is.
+fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let began = Instant::now();
+    loop {
+        match TcpStream::connect_timeout(&address, LIMIT) {
+            Err(_) if began.elapsed() < LIMIT => std::thread::sleep(PAUSE * 50),
+            done => return done,
+        }
+    }
+}
+
 /// Asks each question until it is answered as wanted, and tells when that was.
 fn ask_all(
     address: SocketAddr,
     questions: &threads::Receiver<Question>,
     tell: &mpsc::UnboundedSender<anyhow::Result<Instant>>,
 ) -> anyhow::Result<()> {
-    let stream = TcpStream::connect_timeout(&address, LIMIT)?;
+    let stream = connect(address)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(LIMIT))?;
     let mut stream = BufReader::new(stream);
