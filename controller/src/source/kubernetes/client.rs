@@ -21,10 +21,16 @@ use kube::{Client, Config};
 use tower::retry::RetryLayer;
 use tower::{BoxError, ServiceBuilder};
 
-/// How long nothing may come before the other end is asked, and how often it is then.
-const PING: Duration = Duration::from_secs(10);
-/// How long it may take to answer: longer than a busy one takes.
-const PONG: Duration = Duration::from_secs(15);
+/// How the other end is asked whether it is there.
+#[derive(Clone, Copy)]
+struct Pings {
+    every: Duration,
+    /// How long it may take to answer.
+    within: Duration,
+}
+
+/// It may take longer than a busy apiserver does.
+const PINGS: Pings = Pings { every: Duration::from_secs(10), within: Duration::from_secs(15) };
 
 /// Clients of one apiserver.
 #[derive(Clone)]
@@ -57,17 +63,17 @@ impl Clients {
             let client = Client::try_from(config)?;
             return Ok(Self { shared: client.clone(), apart: client });
         }
-        Ok(Self { shared: client(&config, true)?, apart: client(&config, false)? })
+        Ok(Self { shared: client(&config, true, PINGS)?, apart: client(&config, false, PINGS)? })
     }
 }
 
-fn client(config: &Config, shared: bool) -> kube::Result<Client> {
+fn client(config: &Config, shared: bool, pings: Pings) -> kube::Result<Client> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     // The end of a longer request would wait until its beginning is acknowledged.
     tcp.set_nodelay(true);
-    tcp.set_keepalive(Some(PING));
-    tcp.set_keepalive_interval(Some(PING));
+    tcp.set_keepalive(Some(pings.every));
+    tcp.set_keepalive_interval(Some(pings.every));
     let tls = config.rustls_client_config()?;
     let tls = HttpsConnectorBuilder::new().with_tls_config(tls).https_only();
     let tls = match shared {
@@ -80,8 +86,8 @@ fn client(config: &Config, shared: bool) -> kube::Result<Client> {
     connector.set_write_timeout(config.write_timeout);
     let connections = legacy::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .http2_keep_alive_interval(PING)
-        .http2_keep_alive_timeout(PONG)
+        .http2_keep_alive_interval(pings.every)
+        .http2_keep_alive_timeout(pings.within)
         .http2_keep_alive_while_idle(true)
         .build::<_, Body>(connector);
     let retry = config.default_retry.then(|| RetryLayer::new(RetryPolicy::server_retry()));
@@ -117,8 +123,8 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test]
-    async fn what_is_limited_in_number_shares_one_connection() {
+    /// A listener on loopback, what speaks TLS on it, and how it is reached.
+    async fn apiserver() -> (TcpListener, TlsAcceptor, Config) {
         let _installed_before = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let own = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
         let key = own.signing_key.serialize_der().try_into().unwrap();
@@ -129,13 +135,37 @@ mod tests {
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let mut config = Config::new(format!("https://{address}").parse().unwrap());
+        config.root_cert = Some(vec![own.cert.der().to_vec()]);
+        (listener, TlsAcceptor::from(Arc::new(tls)), config)
+    }
+
+    #[tokio::test]
+    async fn a_connection_on_which_nobody_answers_any_more_is_given_up() {
+        let (listener, tls, config) = apiserver().await;
+        let silent = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            // Nobody reads from it, and it stays open.
+            let _open = tls.accept(stream).await.unwrap();
+            std::future::pending::<()>().await;
+        });
+        let soon = Duration::from_millis(20);
+        let client = client(&config, true, Pings { every: soon, within: soon }).unwrap();
+        let maps: Api<ConfigMap> = Api::namespaced(client, "n");
+        let error = maps.get("m").await.unwrap_err();
+        assert!(matches!(error, kube::Error::Service(_) | kube::Error::HyperError(_)), "{error:?}");
+        assert!(!silent.is_finished());
+    }
+
+    #[tokio::test]
+    async fn what_is_limited_in_number_shares_one_connection() {
+        let (listener, tls, config) = apiserver().await;
         // Connections that were used: apart, shared.
         let used = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
         let seen = Arc::clone(&used);
         // None is answered before all are asked.
         let all = Arc::new(Barrier::new(20));
         tokio::spawn(async move {
-            let tls = TlsAcceptor::from(Arc::new(tls));
             while let Ok((stream, _)) = listener.accept().await {
                 let Ok(stream) = tls.accept(stream).await else { continue };
                 let (seen, all, first) = (Arc::clone(&seen), Arc::clone(&all), AtomicUsize::new(0));
@@ -160,8 +190,6 @@ mod tests {
                 });
             }
         });
-        let mut config = Config::new(format!("https://{address}").parse().unwrap());
-        config.root_cert = Some(vec![own.cert.der().to_vec()]);
         let clients = Clients::new(config).unwrap();
         let used = || used.each_ref().map(|count| count.load(Ordering::Relaxed));
         for (client, connections) in [(clients.shared, [0, 1]), (clients.apart, [20, 1])] {
