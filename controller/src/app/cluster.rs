@@ -22,7 +22,7 @@ use crate::provision::{self, Writer};
 use crate::settings::Settings;
 use crate::source::Batch;
 use crate::source::folder::Folders;
-use crate::source::kubernetes::{Clients, Cluster, Watches};
+use crate::source::kubernetes::{Apiserver, Cluster, Watches};
 use crate::source::selected::Selected;
 use crate::store::facts::FactKey;
 use crate::store::{Key, Kind, ReadKey};
@@ -177,11 +177,11 @@ pub async fn surroundings(settings: &Settings) -> Result<Surroundings, AppError>
     }
     let failed = |error| AppError::Kubernetes(Box::new(error));
     let config = Config::infer().await.map_err(kube::Error::InferConfig).map_err(failed)?;
-    let clients = Clients::new(config).map_err(failed)?;
-    let client = clients.shared.clone();
+    let apiserver = Apiserver::new(config).map_err(failed)?;
+    let client = apiserver.shared.clone();
     let authority = secret::load_or_make(&client, &settings.namespace, &settings.trust_domain);
     let authority = authority.await.map_err(AppError::Root)?;
-    let cluster = Arc::new(Cluster::new(clients, settings.discovery()));
+    let cluster = Arc::new(Cluster::new(apiserver, settings.discovery()));
     Ok(Surroundings {
         tokens: Tokens::Review(Reviewer::new(client.clone())),
         authority,

@@ -35,7 +35,7 @@ use tokio::sync::{mpsc, watch as channel};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-pub use self::client::Clients;
+pub use self::client::Apiserver;
 use self::named::{Named, is_by_name};
 pub use self::raw::Raw;
 use self::retry::retry;
@@ -99,10 +99,10 @@ impl std::fmt::Debug for Cluster {
 
 impl Cluster {
     /// A cluster of which nothing is known yet, and the namespaces in it that are looked at.
-    pub fn new(clients: Clients, selectors: Selectors) -> Self {
+    pub fn new(apiserver: Apiserver, selectors: Selectors) -> Self {
         Self {
-            client: clients.shared,
-            apart: clients.apart,
+            client: apiserver.shared,
+            apart: apiserver.apart,
             served: Mutex::default(),
             standing: Mutex::default(),
             selectors,

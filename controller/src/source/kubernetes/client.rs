@@ -32,23 +32,23 @@ struct Pings {
 /// It may take longer than a busy apiserver does.
 const PINGS: Pings = Pings { every: Duration::from_secs(10), within: Duration::from_secs(15) };
 
-/// Clients of one apiserver.
+/// An apiserver, by the ways to it.
 #[derive(Clone)]
-pub struct Clients {
+pub struct Apiserver {
     /// For everything of which there is a limited number.
     pub shared: Client,
     /// For watches of single objects: each has a connection.
     pub apart: Client,
 }
 
-impl std::fmt::Debug for Clients {
+impl std::fmt::Debug for Apiserver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Clients").finish_non_exhaustive()
+        f.debug_struct("Apiserver").finish_non_exhaustive()
     }
 }
 
-impl Clients {
-    /// Clients of the apiserver that `config` names.
+impl Apiserver {
+    /// The apiserver that `config` names.
     ///
     /// # Errors
     ///
@@ -190,9 +190,9 @@ mod tests {
                 });
             }
         });
-        let clients = Clients::new(config).unwrap();
+        let reached = Apiserver::new(config).unwrap();
         let used = || used.each_ref().map(|count| count.load(Ordering::Relaxed));
-        for (client, connections) in [(clients.shared, [0, 1]), (clients.apart, [20, 1])] {
+        for (client, connections) in [(reached.shared, [0, 1]), (reached.apart, [20, 1])] {
             let maps: Api<ConfigMap> = Api::namespaced(client, "n");
             maps.get("first").await.unwrap();
             let all = (0..20).map(|at| {

@@ -284,7 +284,7 @@ fn name(object: &Raw) -> Name {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::super::{Clients, Standing};
+    use super::super::{Apiserver, Standing};
     use super::*;
     use crate::discovery::Selectors;
 
@@ -308,8 +308,8 @@ mod tests {
     fn cluster(selectors: &str) -> Arc<Cluster> {
         let _installed_before = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let nowhere = kube::Config::new("http://127.0.0.1:9".parse().unwrap());
-        let clients = Clients::new(nowhere).unwrap();
-        Arc::new(Cluster::new(clients, selectors.parse::<Selectors>().unwrap()))
+        let apiserver = Apiserver::new(nowhere).unwrap();
+        Arc::new(Cluster::new(apiserver, selectors.parse::<Selectors>().unwrap()))
     }
 
     #[tokio::test]

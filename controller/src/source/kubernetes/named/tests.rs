@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use super::super::Clients;
+use super::super::Apiserver;
 use super::*;
 use crate::discovery::Selectors;
 use crate::source::document;
@@ -27,9 +27,9 @@ fn gateway(name: &str, secrets: &[&str]) -> Change {
 fn named() -> Named {
     let _installed_before = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let nowhere = kube::Config::new("http://127.0.0.1:9".parse().unwrap());
-    let clients = Clients::new(nowhere).unwrap();
+    let apiserver = Apiserver::new(nowhere).unwrap();
     let (out, _) = mpsc::channel(1);
-    Named::new(Arc::new(Cluster::new(clients, Selectors::default())), out)
+    Named::new(Arc::new(Cluster::new(apiserver, Selectors::default())), out)
 }
 
 #[tokio::test]
